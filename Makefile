@@ -1,0 +1,50 @@
+# Cargo does the work. This installs what is missing, finds cargo under sudo, and adds root where root is needed.
+
+PREFIX ?= /usr/local
+BINARY := $(or $(CARGO_TARGET_DIR),target)/release/sockredir
+SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
+
+.PHONY: help
+help: ## List the targets (this)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: build ## Build and run as root: make run ARGS="--cgroup /sys/fs/cgroup/some.slice"
+	$(SUDO) $(BINARY) $(ARGS)
+
+.PHONY: build
+build: ## Build target/release/sockredir; CARGOFLAGS="--features static" goes to cargo
+	@scripts/setup build
+	scripts/cargo build --release --locked $(CARGOFLAGS)
+
+.PHONY: test
+test: ## Build the tests and run them as root; ARGS="name" runs those with that in their name
+	@scripts/setup test
+	scripts/test $(ARGS)
+
+.PHONY: lint
+lint: ## Check format and lints of the Rust and the C sources
+	@scripts/setup lint
+	scripts/cargo fmt --check
+	scripts/cargo clippy --locked --all-targets -- -D warnings
+	clang-format --dry-run -Werror src/bpf/*.c src/bpf/*.h
+
+.PHONY: format
+format: ## Format the Rust and the C sources
+	@scripts/setup lint
+	scripts/cargo fmt
+	clang-format -i src/bpf/*.c src/bpf/*.h
+
+.PHONY: install
+install: ## Install what `make build` has built: sudo make install PREFIX=/usr/local DESTDIR=
+	@test -x $(BINARY) || { echo "$(BINARY) is missing: run 'make build' first" >&2; exit 1; }
+	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/sockredir
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/sockredir README.md LICENSE-GPL-2.0 LICENSE-BSD-2-Clause
+
+.PHONY: deps
+deps: ## Install what this machine lacks to build and to test (root; apt or dnf)
+	@scripts/setup test
+
+.PHONY: clean
+clean: ## Remove what was built
+	scripts/cargo clean

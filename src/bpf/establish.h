@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Putting the two ends of a new connection into the map. */
+#ifndef ESTABLISH_H
+#define ESTABLISH_H
+
+#include "flow.h"
+#include "socket.h"
+
+/* The header-length callback is where an end is looked at under its own lock (law 2): it runs in the program's own
+ * sendmsg, in the acknowledgement that recvmsg sends, and for the FIN. The state callback ends the record's life.
+ */
+#define END_CALLBACKS (BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG | BPF_SOCK_OPS_STATE_CB_FLAG)
+
+/* The flags of a socket are shared by all sockops programs of its cgroups: touch only those that are ours. */
+static __always_inline void callbacks_add(struct bpf_sock_ops *ctx, struct end *end, __u32 flags)
+{
+	flags &= ~ctx->bpf_sock_ops_cb_flags;
+	if (!flags)
+		return;
+	end->callbacks |= flags;
+	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | flags);
+}
+
+static __always_inline void callbacks_drop(struct bpf_sock_ops *ctx, struct end *end)
+{
+	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags & ~end->callbacks);
+	end->callbacks = 0;
+}
+
+/* Only connections that the routing table keeps on this host: addresses of 127/8, ::1 and the host's own. */
+static __always_inline bool is_routed_over_loopback(struct sock *sock)
+{
+	struct dst_entry *route = sock->sk_dst_cache;
+
+	return route && route->dev->flags & IFF_LOOPBACK;
+}
+
+static __always_inline bool port_in(const volatile __u64 *ports, __u32 port)
+{
+	return ports[(port >> 6) & 1023] >> (port & 63) & 1;
+}
+
+static __always_inline bool is_port_covered(struct bpf_sock_ops *ctx)
+{
+	__u32 local = ctx->local_port, remote = bpf_ntohl(ctx->remote_port);
+
+	return (port_in(ports_included, local) || port_in(ports_included, remote)) &&
+	       !port_in(ports_excluded, local) && !port_in(ports_excluded, remote);
+}
+
+/* Law 4: the two numbers that the ends of one connection hold mirrored, and nobody else does. */
+static __always_inline void end_init(struct end *end, struct bpf_sock_ops *ctx)
+{
+	end->own.seq = ctx->snd_nxt;
+	end->own.ack = ctx->rcv_nxt;
+	end->mate.seq = end->own.ack;
+	end->mate.ack = end->own.seq;
+	end->side = end->own.seq > end->own.ack;
+	end->flow.low = end->side ? end->own.ack : end->own.seq;
+	end->flow.high = end->side ? end->own.seq : end->own.ack;
+}
+
+static __always_inline void service_of(struct bpf_sock_ops *ctx, struct service_key *key)
+{
+	/* Loads in branches would be joined to one that the verifier refuses. */
+	__u32 v4 = READ_ONCE(ctx->remote_ip4), v6 = READ_ONCE(ctx->remote_ip6[3]);
+
+	key->netns = bpf_get_netns_cookie(ctx);
+	key->port = bpf_ntohl(ctx->remote_port);
+	if (ctx->family == AF_INET) {
+		key->address[2] = bpf_htonl(0xffff);
+		key->address[3] = v4;
+		return;
+	}
+	key->address[0] = ctx->remote_ip6[0];
+	key->address[1] = ctx->remote_ip6[1];
+	key->address[2] = ctx->remote_ip6[2];
+	key->address[3] = v6;
+}
+
+/* How many messages to observe, or 0: do not insert. Insertion costs a short connection about 20 %, so services whose
+ * flows end before redirection has paid are only sampled.
+ */
+static __always_inline __u32 service_verdict(const struct service_key *key)
+{
+	struct service *service = bpf_map_lookup_elem(&sockredir_svc, key);
+
+	if (!service) {
+		struct service fresh = { .score = score_start };
+
+		bpf_map_update_elem(&sockredir_svc, key, &fresh, BPF_NOEXIST);
+		return observe_messages;
+	}
+	if (service->score <= 0 && ++service->skipped % score_sample)
+		return 0;
+	return service->score >= score_quick ? observe_messages_quick : observe_messages;
+}
+
+/* Into the map under the own key. BPF_NOEXIST: whoever holds the key or the socket already keeps it. */
+static __always_inline bool end_insert(struct bpf_sock_ops *ctx, struct end *end)
+{
+	struct end_key key = end->own;
+
+	if (bpf_sock_hash_update(ctx, &sockredir_map, &key, BPF_NOEXIST)) {
+		count(COUNTER_REFUSED_TAKEN);
+		return false;
+	}
+	return true;
+}
+
+/* The storage of a fresh end, or none. A socket that was disconnected and connects again is still in the map under its
+ * old key; it stays as it is and never pairs.
+ */
+static __always_inline struct end *end_create(struct bpf_sock *sk)
+{
+	struct end *end = bpf_sk_storage_get(&sockredir_end, sk, NULL, 0);
+
+	if (end) {
+		count(COUNTER_REFUSED_TAKEN);
+		return NULL;
+	}
+	end = bpf_sk_storage_get(&sockredir_end, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!end)
+		count(COUNTER_REFUSED_FULL);
+	return end;
+}
+
+/* Law 1, the gate. The connecting end decides alone, before anything is spent on the connection; its callback runs
+ * before that of the accepting end.
+ */
+static __always_inline void establish_active(struct bpf_sock_ops *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct tcp_sock *tcp = sk ? bpf_skc_to_tcp_sock(sk) : NULL;
+	struct flow flow = {};
+	struct flow_key key;
+	struct file *file;
+	struct end *end;
+
+	if (!tcp)
+		return;
+	if (!is_routed_over_loopback(sock_of(tcp))) {
+		count(COUNTER_REFUSED_NOT_LOCAL);
+		return;
+	}
+	if (stopping) {
+		count(COUNTER_REFUSED_STOPPING);
+		return;
+	}
+	if (!is_port_covered(ctx)) {
+		count(COUNTER_REFUSED_PORT);
+		return;
+	}
+	file = file_of(sock_of(tcp));
+	/* Two equal numbers would make the two ends one. */
+	if (!file || is_special(tcp) || ctx->snd_nxt == ctx->rcv_nxt) {
+		count(COUNTER_REFUSED_SPECIAL);
+		return;
+	}
+	if (!admit_any && !is_nonblocking(file)) {
+		count(COUNTER_REFUSED_BLOCKING);
+		return;
+	}
+	service_of(ctx, &flow.service);
+	flow.observe = service_verdict(&flow.service);
+	if (!flow.observe) {
+		count(COUNTER_REFUSED_SERVICE);
+		return;
+	}
+	end = end_create(sk);
+	if (!end)
+		return;
+	end_init(end, ctx);
+	key = end->flow;
+	flow.word = tag_of(key) | FLOW_END(end->side);
+	flow.last_side = FLOW_SIDES;
+	if (bpf_map_update_elem(&sockredir_flow, &key, &flow, BPF_NOEXIST)) {
+		count(COUNTER_REFUSED_FULL);
+		bpf_sk_storage_delete(&sockredir_end, sk);
+		return;
+	}
+	if (!end_insert(ctx, end)) {
+		flow_release(end);
+		bpf_sk_storage_delete(&sockredir_end, sk);
+		return;
+	}
+	end->mapped = 1;
+	count(COUNTER_ENDS_INSERTED);
+	callbacks_add(ctx, end, END_CALLBACKS);
+}
+
+/* The accepting end follows the connecting one. It has no file yet: admission looks at that later. It joins the record
+ * last, so that an end that the record counts is in the map.
+ */
+static __always_inline void establish_passive(struct bpf_sock_ops *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct tcp_sock *tcp = sk ? bpf_skc_to_tcp_sock(sk) : NULL;
+	struct end fresh = {};
+	struct end_key own;
+	struct flow *flow;
+	struct end *end;
+
+	if (!tcp)
+		return;
+	end_init(&fresh, ctx);
+	flow = flow_of(&fresh);
+	if (!flow) {
+		count(COUNTER_REFUSED_UNPAIRED);
+		return;
+	}
+	if (stopping) {
+		count(COUNTER_REFUSED_STOPPING);
+		return;
+	}
+	if (is_special(tcp)) {
+		count(COUNTER_REFUSED_SPECIAL);
+		return;
+	}
+	end = end_create(sk);
+	if (!end)
+		return;
+	*end = fresh;
+	if (!end_insert(ctx, end)) {
+		bpf_sk_storage_delete(&sockredir_end, sk);
+		return;
+	}
+	if (!flow_join(flow, end)) {
+		count(COUNTER_REFUSED_UNPAIRED);
+		own = end->own;
+		bpf_map_delete_elem(&sockredir_map, &own);
+		bpf_sk_storage_delete(&sockredir_end, sk);
+		return;
+	}
+	end->mapped = 1;
+	count(COUNTER_ENDS_INSERTED);
+	callbacks_add(ctx, end, END_CALLBACKS);
+}
+
+#endif

@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The shared record: its word, the transitions of its state, its lifetime, and the memory of services. */
+#ifndef FLOW_H
+#define FLOW_H
+
+#include "maps.h"
+
+/* Transitions are retried when another bit of the word changed meanwhile; there are four such bits. */
+#define FLOW_RETRIES 5
+
+static __always_inline enum flow_state state_of(__u64 word)
+{
+	return (word & FLOW_STATE_MASK) >> FLOW_STATE_SHIFT;
+}
+
+static __always_inline __u64 tag_of(struct flow_key key)
+{
+	return (__u64)(key.high ^ (key.low << 1)) << FLOW_TAG_SHIFT;
+}
+
+static __always_inline struct flow *flow_of(struct end *end)
+{
+	struct flow_key key = end->flow;
+
+	return bpf_map_lookup_elem(&sockredir_flow, &key);
+}
+
+static __always_inline __u64 flow_word(struct flow *flow)
+{
+	return *(volatile __u64 *)&flow->word;
+}
+
+/* Law 1: every change of state is one compare-and-swap, so that both ends and all threads agree on it. */
+static __always_inline bool flow_swap(struct flow *flow, enum flow_state from, enum flow_state to)
+{
+	__u64 word = flow_word(flow);
+
+	for (int i = 0; i < FLOW_RETRIES; i++) {
+		__u64 next = (word & ~FLOW_STATE_MASK) | ((__u64)to << FLOW_STATE_SHIFT);
+		__u64 seen;
+
+		if (state_of(word) != from)
+			return false;
+		seen = __sync_val_compare_and_swap(&flow->word, word, next);
+		if (seen == word)
+			return true;
+		word = seen;
+	}
+	return false;
+}
+
+/* A flow under observation is decided for TCP, whoever decides first. */
+static __always_inline enum counter refuse(struct flow *flow, enum counter reason)
+{
+	if (flow_swap(flow, FLOW_OBSERVE, FLOW_TCP_ONLY))
+		count(reason);
+	return COUNTER_MESSAGES_TCP_ONLY;
+}
+
+/* An admitted flow changed its nature. Its later messages go through TCP, in order, and its ends drain and leave. */
+static __always_inline enum counter send_back(struct flow *flow, enum counter reason)
+{
+	if (flow_swap(flow, FLOW_ADMITTED, FLOW_DRAIN))
+		count(reason);
+	return COUNTER_MESSAGES_DRAIN;
+}
+
+/* The accepted end joins the record of the connecting one, unless that has gone. The tag guards against a record whose
+ * memory was given to another flow between the lookup and the swap.
+ */
+static __always_inline bool flow_join(struct flow *flow, struct end *end)
+{
+	__u64 word = flow_word(flow);
+
+	for (int i = 0; i < FLOW_RETRIES; i++) {
+		__u64 seen;
+
+		if (!(word & FLOW_ENDS) || word & FLOW_END(end->side) || word >> FLOW_TAG_SHIFT << FLOW_TAG_SHIFT != tag_of(end->flow))
+			return false;
+		seen = __sync_val_compare_and_swap(&flow->word, word, word | FLOW_END(end->side));
+		if (seen == word)
+			return true;
+		word = seen;
+	}
+	return false;
+}
+
+static __always_inline void service_score(struct flow *flow, __s32 change)
+{
+	struct service_key key = flow->service;
+	struct service *service = bpf_map_lookup_elem(&sockredir_svc, &key);
+	__s32 score;
+
+	if (!service)
+		return;
+	score = service->score + change;
+	service->score = score > score_most ? score_most : score < 0 ? 0 : score;
+}
+
+/* The end is unlinked from the map: take it off the record, and remove the record with the last end. Each end calls
+ * this once, under its own lock, and never looks at the record again: its bit is what keeps the memory alive.
+ */
+static __always_inline void flow_release(struct end *end)
+{
+	struct flow_key key = end->flow;
+	struct flow *flow = bpf_map_lookup_elem(&sockredir_flow, &key);
+	__u64 word;
+
+	end->mapped = 0;
+	end->state = FLOW_TCP_ONLY;
+	if (!flow)
+		return;
+	word = __sync_fetch_and_and(&flow->word, ~FLOW_END(end->side));
+	if (word & FLOW_ENDS & ~FLOW_END(end->side))
+		return;
+	if (!flow->worth)
+		service_score(flow, -1);
+	bpf_map_delete_elem(&sockredir_flow, &key);
+}
+
+#endif

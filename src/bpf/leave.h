@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What an end does under its own lock, in its own callbacks: give up pairing, drain, leave the map, and be forgotten. */
+#ifndef LEAVE_H
+#define LEAVE_H
+
+#include "establish.h"
+
+/* Waiters that are looked at; a connected socket rarely has more than one. */
+#define WAITERS 8
+
+/* A thread that sleeps in recv would wake up to an error when the entry under it goes: EAGAIN from a blocking socket.
+ * Waiters of epoll, poll and io_uring just look again.
+ */
+static __always_inline bool is_waited_for(struct sock *sock)
+{
+	struct socket_wq *wq = BPF_CORE_READ(sock, sk_wq);
+	struct list_head *head, *next;
+
+	if (!wq)
+		return false;
+	head = (void *)wq + bpf_core_field_offset(struct socket_wq, wait.head);
+	next = BPF_CORE_READ(head, next);
+	for (int i = 0; i < WAITERS; i++) {
+		struct wait_queue_entry *entry;
+
+		if (next == head)
+			return false;
+		entry = (void *)next - bpf_core_field_offset(struct wait_queue_entry, entry);
+		/* Without the symbol every waiter that belongs to a thread counts as asleep in recv. */
+		if (&woken_wake_function ? (void *)BPF_CORE_READ(entry, func) == &woken_wake_function : !!BPF_CORE_READ(entry, private))
+			return true;
+		next = BPF_CORE_READ(next, next);
+	}
+	return next != head;
+}
+
+/* Law 2: what is unread would be lost, and a thread inside the socket must not find its queue gone. Every thread in
+ * sendmsg or recvmsg holds a reference on the psock; `inside` of them may be the one that runs this.
+ */
+static __always_inline bool can_leave(struct sock *sock, struct sk_psock *psock, int inside)
+{
+	if (!is_queue_empty(psock) || psock->ingress_skb.qlen || sock->sk_receive_queue.qlen) {
+		count(COUNTER_LEAVE_UNREAD);
+		return false;
+	}
+	if (psock->refcnt.refs.counter > 1 + inside) {
+		count(COUNTER_LEAVE_BUSY);
+		return false;
+	}
+	if (is_waited_for(sock)) {
+		count(COUNTER_LEAVE_WAITED);
+		return false;
+	}
+	return true;
+}
+
+/* The end has drained: no redirect of its own is under way. A thread between its verdict and the enqueue has released
+ * the socket's lock and holds a reference on the socket's psock. With the lock held, no thread inside and no reference
+ * but the map's there is no such thread, and a later one sees DRAIN before its verdict. A thread that owns the lock in
+ * process context may be that very thread, so `inside` must be 0: the proof waits for an interrupt, which the
+ * acknowledgement of sent data brings to a sender, and the delayed acknowledgement to a receiver.
+ */
+static __always_inline void drain(struct end *end, struct flow *flow, struct sk_psock *psock, int inside)
+{
+	__u64 done = FLOW_DONE(end->side);
+
+	if (inside || psock->refcnt.refs.counter > 1)
+		return;
+	if (((__sync_fetch_and_or(&flow->word, done) | done) & FLOW_BOTH_DONE) != FLOW_BOTH_DONE)
+		return;
+	if (flow_swap(flow, FLOW_DRAIN, FLOW_TCP_ONLY))
+		count(COUNTER_DRAIN_DONE);
+}
+
+/* Under the end's own lock: take the next step out of the map. True if the end has left. */
+static __always_inline bool step_out(struct end *end, struct flow *flow, struct sock *sock, struct sk_psock *psock, int inside)
+{
+	struct end_key own = end->own;
+
+	if (stopping) {
+		refuse(flow, COUNTER_TCP_ONLY_STOPPING);
+		send_back(flow, COUNTER_DRAIN_STOPPING);
+	}
+	if (state_of(flow_word(flow)) == FLOW_DRAIN)
+		drain(end, flow, psock, inside);
+	if (state_of(flow_word(flow)) != FLOW_TCP_ONLY || !can_leave(sock, psock, inside))
+		return false;
+	bpf_map_delete_elem(&sockredir_map, &own);
+	count(COUNTER_ENDS_LEFT);
+	flow_release(end);
+	return true;
+}
+
+/* Why a flow under observation will never be admitted, as far as this end can see; COUNTERS if it still may. Something
+ * acknowledged or received means that the other end is established: if it is not in the record by now, it never will.
+ */
+static __always_inline enum counter give_up(struct bpf_sock_ops *ctx, struct end *end, struct flow *flow)
+{
+	bool heard = ctx->snd_una != end->own.seq || ctx->rcv_nxt != end->own.ack;
+
+	if (ctx->state != TCP_ESTABLISHED && ctx->state != TCP_SYN_RECV)
+		return COUNTER_TCP_ONLY_CLOSED;
+	if (heard && !(flow_word(flow) & FLOW_END(!end->side)))
+		return COUNTER_TCP_ONLY_NO_MATE;
+	return COUNTERS;
+}
+
+/* One look at an end: the header-length and round-trip callbacks. */
+static __always_inline void attend(struct bpf_sock_ops *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct end *end = sk ? bpf_sk_storage_get(&sockredir_end, sk, NULL, 0) : NULL;
+	struct tcp_sock *tcp = end ? bpf_skc_to_tcp_sock(sk) : NULL;
+	struct sk_psock *psock;
+	enum counter reason;
+	struct flow *flow;
+
+	if (!tcp || !end->mapped)
+		return;
+	flow = flow_of(end);
+	if (!flow)
+		return;
+	if (state_of(flow_word(flow)) == FLOW_OBSERVE) {
+		reason = give_up(ctx, end, flow);
+		if (reason != COUNTERS)
+			refuse(flow, reason);
+	}
+	psock = psock_of(sock_of(tcp));
+	if (!psock) {
+		/* close() has unlinked the socket and is sending its FIN. */
+		flow_release(end);
+		callbacks_drop(ctx, end);
+		return;
+	}
+	if (step_out(end, flow, sock_of(tcp), psock, !!sock_of(tcp)->sk_lock.owned))
+		callbacks_drop(ctx, end);
+	else if (state_of(flow_word(flow)) == FLOW_DRAIN)
+		callbacks_add(ctx, end, BPF_SOCK_OPS_RTT_CB_FLAG);
+}
+
+/* Law 8: at the end of the tool, ends that are idle have no callbacks. The iterator over TCP sockets holds the lock of
+ * each and is no thread inside.
+ */
+static __always_inline void attend_idle(struct tcp_sock *tcp)
+{
+	struct end *end = bpf_sk_storage_get(&sockredir_end, tcp, NULL, 0);
+	struct sk_psock *psock = psock_of(sock_of(tcp));
+	struct flow *flow;
+	int flags;
+
+	if (!end || !end->mapped || !psock)
+		return;
+	flow = flow_of(end);
+	if (!flow || !step_out(end, flow, sock_of(tcp), psock, 0))
+		return;
+	flags = tcp->bpf_sock_ops_cb_flags & ~end->callbacks;
+	bpf_setsockopt(tcp, SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, &flags, sizeof(flags));
+}
+
+/* The connection is over. The map forgets the socket at close; the record forgets it here. */
+static __always_inline void end_of_life(struct bpf_sock_ops *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct end *end = sk ? bpf_sk_storage_get(&sockredir_end, sk, NULL, 0) : NULL;
+
+	if (end && end->mapped)
+		flow_release(end);
+}
+
+#endif

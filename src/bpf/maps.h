@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Tunables, maps and counters: what every part of the datapath shares. */
+#ifndef MAPS_H
+#define MAPS_H
+
+#include "vmlinux.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
+
+#include "sockredir.h"
+
+/* Options of the user: --admit any, --ports, --exclude-ports (one bit a port). */
+const volatile bool admit_any = false;
+const volatile __u64 ports_included[1024];
+const volatile __u64 ports_excluded[1024];
+
+/* Messages that an end observes before it decides; fewer where the service's score says that flows are worth it. */
+const volatile __u32 observe_messages = 8;
+const volatile __u32 observe_messages_quick = 2;
+/* A mean message of this size makes a flow bulk; a message of this size ends a run of small ones. */
+const volatile __u32 bulk_bytes = 32768;
+/* A run of this many small one-way messages goes through TCP, and one of that many drains the flow. */
+const volatile __u32 one_way_tcp = 4;
+const volatile __u32 one_way_drain = 64;
+/* Law 6: the most that one receive queue may hold, beside half (to come back: a quarter) of its buffer size. */
+const volatile __u32 queue_bytes = 1 << 20;
+const volatile __u32 queue_messages = 512;
+/* Sends that stay on TCP after a limit was met. */
+const volatile __u32 hold_sends = 16;
+/* Redirected messages by which an insertion has paid for itself. */
+const volatile __u32 worth_messages = 8;
+/* Service memory: the score's range, start and steps, and the share of connections sampled at score 0. */
+const volatile __s32 score_most = 64;
+const volatile __s32 score_start = 32;
+const volatile __s32 score_quick = 48;
+const volatile __s32 score_gain = 8;
+const volatile __u32 score_sample = 64;
+
+/* Set once, when the tool stops (law 8): from then on nothing is inserted, admitted or redirected. */
+volatile __u32 stopping;
+
+/* Every mapped socket by its own key. Values are socket cookies to user space. Sized at load. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SOCKHASH);
+	__uint(max_entries, 131072);
+	__type(key, struct end_key);
+	__type(value, __u64);
+} sockredir_map SEC(".maps");
+
+/* The shared records. Not an LRU: a record that vanished under a living flow would let one end leave while the other
+ * still redirects to it. Entries are removed by the last end that leaves or closes. Sized at load.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, struct flow_key);
+	__type(value, struct flow);
+} sockredir_flow SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct end);
+} sockredir_end SEC(".maps");
+
+/* A memory of habits: an entry that is evicted is learnt again. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct service_key);
+	__type(value, struct service);
+} sockredir_svc SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, COUNTERS);
+	__type(key, __u32);
+	__type(value, __u64);
+} sockredir_count SEC(".maps");
+
+static __always_inline void count_many(enum counter which, __u64 n)
+{
+	__u32 key = which;
+	__u64 *value = bpf_map_lookup_elem(&sockredir_count, &key);
+
+	if (value)
+		*value += n;
+}
+
+static __always_inline void count(enum counter which)
+{
+	count_many(which, 1);
+}
+
+#endif

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Reading the kernel's sockets: what a program asked of its socket, and what the socket map keeps of it. */
+#ifndef SOCKET_H
+#define SOCKET_H
+
+#include "maps.h"
+
+/* Macros of the kernel's headers, which BTF does not carry. */
+#define AF_INET 2
+#define AF_INET6 10
+#define O_NONBLOCK 04000
+#define SOL_TCP 6
+/* The low bits of sk_user_data are flags (include/net/sock.h, SK_USER_DATA_PTRMASK). */
+#define USER_DATA_FLAGS 7ul
+
+extern void *bpf_rdonly_cast(const void *object, __u32 btf_id) __ksym;
+extern void *bpf_cast_to_kern_ctx(void *context) __ksym;
+/* What a thread that waits in recv on a mapped socket has in the socket's wait queue. */
+extern const void woken_wake_function __ksym __weak;
+
+#define READ_ONCE(x) (*(volatile typeof(x) *)&(x))
+
+/* For walking from a pointer that the verifier does not know, by plain loads that cannot fault. */
+#define kernel_object(pointer, type) ((type *)bpf_rdonly_cast((pointer), bpf_core_type_id_kernel(type)))
+
+static __always_inline struct sock *sock_of(struct tcp_sock *tcp)
+{
+	return (struct sock *)tcp;
+}
+
+/* The open file behind a socket; none while a connection waits to be accepted. */
+static __always_inline struct file *file_of(struct sock *sock)
+{
+	struct socket *socket = sock->sk_socket;
+
+	return socket ? socket->file : NULL;
+}
+
+static __always_inline bool is_nonblocking(struct file *file)
+{
+	return file->f_flags & O_NONBLOCK;
+}
+
+/* The socket map's state of a socket, or none: not mapped, or already unlinked by close. */
+static __always_inline struct sk_psock *psock_of(struct sock *sock)
+{
+	unsigned long data = (unsigned long)sock->sk_user_data & ~USER_DATA_FLAGS;
+
+	return data ? kernel_object((void *)data, struct sk_psock) : NULL;
+}
+
+/* Nothing redirected, and nothing that came through TCP, waits to be read in the one receive queue (law 3). */
+static __always_inline bool is_queue_empty(struct sk_psock *psock)
+{
+	return (void *)psock->ingress_msg.next == (void *)psock + bpf_core_field_offset(struct sk_psock, ingress_msg);
+}
+
+/* A socket that asks for what redirected data cannot honour, or that is not a program's own. */
+static __always_inline bool is_special(struct tcp_sock *tcp)
+{
+	struct sock *sock = sock_of(tcp);
+
+	if (tcp->inet_conn.icsk_ulp_ops || sock->sk_rcvlowat > 1 || sock->sk_peek_off >= 0)
+		return true;
+	if (sock->__sk_common.skc_flags & (1ul << bpf_core_enum_value(enum sock_flags, SOCK_ZEROCOPY)))
+		return true;
+	if (BPF_CORE_READ_BITFIELD(tcp, repair) || BPF_CORE_READ_BITFIELD(sock, sk_kern_sock))
+		return true;
+	if (bpf_core_field_exists(tcp->is_mptcp) && tcp->is_mptcp)
+		return true;
+	return bpf_core_field_exists(tcp->syn_smc) && BPF_CORE_READ_BITFIELD(tcp, syn_smc);
+}
+
+/* Orders the loads before it against those after it, on every machine: an atomic operation that returns a value is a
+ * full barrier in BPF.
+ */
+static __always_inline void full_barrier(struct end *end)
+{
+	__sync_fetch_and_add(&end->fence, 1);
+}
+
+#endif

@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The contract between the kernel side and the user side: every type that both read, and every counter.
+ * Fixed widths, explicit padding, no pointers. The user side takes types and counter names from the object's
+ * BTF, so a name is written here and nowhere else.
+ */
+#ifndef SOCKREDIR_H
+#define SOCKREDIR_H
+
+/* The key of one end in the socket map: its own next sequence number and the one it expects, at establishment.
+ * The mate's key is the mirror image (law 4).
+ */
+struct end_key {
+	__u32 seq;
+	__u32 ack;
+};
+
+/* The key of the record that both ends share: the same two numbers, sorted. */
+struct flow_key {
+	__u32 low;
+	__u32 high;
+};
+
+/* Who is being connected to, for the memory of how its last flows ended. IPv4 is held as IPv4-mapped IPv6. */
+struct service_key {
+	__u64 netns;
+	__u32 address[4];
+	__u32 port;
+	__u32 pad;
+};
+
+struct service {
+	/* From 0 to 64: below, only a sample of the connections is inserted; above, flows are decided early. */
+	__s32 score;
+	__u32 skipped;
+};
+
+/* States of a flow. OBSERVE → ADMITTED → DRAIN → TCP_ONLY, or OBSERVE → TCP_ONLY; never back. */
+enum flow_state {
+	FLOW_OBSERVE,
+	FLOW_ADMITTED,
+	FLOW_DRAIN,
+	FLOW_TCP_ONLY,
+};
+
+/* Layout of struct flow's word. One word, so that every transition is one compare-and-swap. */
+/* No side yet. */
+#define FLOW_SIDES 2
+#define FLOW_END(side) (1ull << (side))
+#define FLOW_ENDS (FLOW_END(0) | FLOW_END(1))
+#define FLOW_DONE(side) (4ull << (side))
+#define FLOW_BOTH_DONE (FLOW_DONE(0) | FLOW_DONE(1))
+#define FLOW_STATE_SHIFT 4
+#define FLOW_STATE_MASK (3ull << FLOW_STATE_SHIFT)
+#define FLOW_TAG_SHIFT 32
+
+/* The record that both ends share. It lives as long as one of its ends is registered in the word. */
+struct flow {
+	/* Bits 0-1: ends that are registered; 2-3: ends that have drained; 4-5: enum flow_state; 32-63: tag, which
+	 * tells this record from another one that later uses the same memory.
+	 */
+	__u64 word;
+	struct service_key service;
+	/* The side that sent last, to count turns. */
+	__u32 last_side;
+	/* How many messages an end observes before it decides. */
+	__u32 observe;
+	/* Redirection has paid for the insertion: the service was credited. */
+	__u32 worth;
+	__u32 pad;
+};
+
+/*
+ * One counter per reason. In user space and in the documents a name is the lower case of what follows COUNTER_.
+ * Ends and flows first, then messages: every message is counted exactly once under messages_*.
+ */
+enum counter {
+	/* Ends put into the socket map; each flow has two. */
+	COUNTER_ENDS_INSERTED,
+	/* Flows admitted as request/response, and as bulk. */
+	COUNTER_ADMITTED_REQUEST_RESPONSE,
+	COUNTER_ADMITTED_BULK,
+	/* Not inserted: the connecting program uses a blocking socket. */
+	COUNTER_REFUSED_BLOCKING,
+	/* Not inserted: the route does not go over loopback. */
+	COUNTER_REFUSED_NOT_LOCAL,
+	/* Not inserted: neither port is in --ports, or one is in --exclude-ports. */
+	COUNTER_REFUSED_PORT,
+	/* Not inserted: recent flows to this service ended before redirection paid. */
+	COUNTER_REFUSED_SERVICE,
+	/* Not inserted: the socket uses what redirected data cannot honour (ULP, zero-copy, low-water mark, peek
+	 * offset, repair), belongs to the kernel, to MPTCP or to SMC.
+	 */
+	COUNTER_REFUSED_SPECIAL,
+	/* Not inserted: --max-flows is reached, or there is no memory. */
+	COUNTER_REFUSED_FULL,
+	/* Not inserted: the socket is in somebody's socket map already. */
+	COUNTER_REFUSED_TAKEN,
+	/* Not inserted: the tool is stopping. */
+	COUNTER_REFUSED_STOPPING,
+	/* Accepted connections whose connecting end was not inserted, or is not on this host. */
+	COUNTER_REFUSED_UNPAIRED,
+	/* Flows that went from observation to TCP, by reason: a program turned its socket to blocking, */
+	COUNTER_TCP_ONLY_BLOCKING,
+	/* or set an option that redirected data cannot honour; */
+	COUNTER_TCP_ONLY_SPECIAL,
+	/* the accepting end is not covered by this tool or has gone; */
+	COUNTER_TCP_ONLY_NO_MATE,
+	/* neither request/response nor bulk: redirecting would be slower; */
+	COUNTER_TCP_ONLY_PATTERN,
+	/* closed before it was decided; */
+	COUNTER_TCP_ONLY_CLOSED,
+	/* the tool is stopping. */
+	COUNTER_TCP_ONLY_STOPPING,
+	/* Admitted flows that were sent back to TCP, by reason: a stream of small messages, */
+	COUNTER_DRAIN_ONE_WAY,
+	/* a program turned its socket to blocking, */
+	COUNTER_DRAIN_BLOCKING,
+	/* or set an option that redirected data cannot honour; */
+	COUNTER_DRAIN_SPECIAL,
+	/* the tool is stopping. */
+	COUNTER_DRAIN_STOPPING,
+	/* Drained flows whose two ends proved that no redirect is under way. */
+	COUNTER_DRAIN_DONE,
+	/* Ends that left the socket map and are plain TCP again, */
+	COUNTER_ENDS_LEFT,
+	/* and attempts put off: unread data, a thread inside the socket, a thread waiting for data. */
+	COUNTER_LEAVE_UNREAD,
+	COUNTER_LEAVE_BUSY,
+	COUNTER_LEAVE_WAITED,
+	/* Messages and bytes that went from send queue to receive queue. */
+	COUNTER_MESSAGES_REDIRECTED,
+	COUNTER_BYTES_REDIRECTED,
+	/* Bytes of mapped sockets that went through TCP, and their messages by reason: the flow is observed, */
+	COUNTER_BYTES_TCP,
+	COUNTER_MESSAGES_OBSERVED,
+	/* decided for TCP, */
+	COUNTER_MESSAGES_TCP_ONLY,
+	/* or on its way from redirection to TCP; */
+	COUNTER_MESSAGES_DRAIN,
+	/* the sender has shut down or closed; */
+	COUNTER_MESSAGES_CLOSING,
+	/* a run of small one-way messages; */
+	COUNTER_MESSAGES_ONE_WAY,
+	/* the sends that follow a limit; */
+	COUNTER_MESSAGES_HELD,
+	/* the own end is not in the map, the mate is not, */
+	COUNTER_MESSAGES_UNMAPPED,
+	COUNTER_MESSAGES_NO_MATE,
+	/* has not been accepted yet, or is closing; */
+	COUNTER_MESSAGES_NOT_ACCEPTED,
+	COUNTER_MESSAGES_MATE_CLOSING,
+	/* earlier bytes are still on their way through TCP (law 5); */
+	COUNTER_MESSAGES_ORDER,
+	/* the receive queue holds its share of bytes, or of messages (law 6). */
+	COUNTER_MESSAGES_LIMIT_BYTES,
+	COUNTER_MESSAGES_LIMIT_COUNT,
+	/* A verdict that found its own end gone while a redirect was in place: refused, as the one safe answer. */
+	COUNTER_MESSAGES_DROPPED,
+	COUNTERS,
+};
+
+/* How one direction is sent at the moment. */
+enum via {
+	VIA_TCP,
+	VIA_REDIRECT,
+};
+
+/* A point in a direction's history: what had been redirected then. */
+struct checkpoint {
+	__u64 bytes;
+	__u64 messages;
+};
+
+/* One end of a flow, in the storage of its socket. Written only under that socket's lock. */
+struct end {
+	struct end_key own;
+	struct end_key mate;
+	struct flow_key flow;
+	__u32 side;
+	/* The key is in the socket map and the record counts this end. */
+	__u32 mapped;
+	/* The state last seen in the record. */
+	__u32 state;
+	enum via via;
+	/* Why the last message went the way it went, as its messages_* counter. */
+	enum counter reason;
+	/* The first messages: their number, how many answered the mate, their size. */
+	__u32 observed;
+	__u32 turns;
+	__u64 observed_bytes;
+	/* Messages below the bulk size sent in a row without an answer. */
+	__u32 one_way;
+	/* Sends that still go through TCP after a limit was met. */
+	__u32 hold;
+	/* Redirected so far, and the two checkpoints that bound what is queued (law 6). */
+	struct checkpoint sent;
+	struct checkpoint older;
+	struct checkpoint newer;
+	/* Callback flags of the socket that were not set before this program set them. */
+	__u32 callbacks;
+	/* Operand of the full barrier. */
+	__u32 fence;
+	__u32 pad;
+};
+
+#endif

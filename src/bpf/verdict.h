@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The verdict on one message: redirect it to the mate's receive queue, or let it go through TCP, and why. */
+#ifndef VERDICT_H
+#define VERDICT_H
+
+#include "flow.h"
+#include "socket.h"
+
+/* To the own key without BPF_F_INGRESS is a plain TCP send of the message: the way to take a redirect back (law 7). */
+static __always_inline bool redirect_to_tcp(struct sk_msg_md *msg, struct end *end)
+{
+	return bpf_msg_redirect_hash(msg, &sockredir_map, &end->own, 0) == SK_PASS;
+}
+
+static __always_inline bool redirect_to_mate(struct sk_msg_md *msg, struct end *end)
+{
+	return bpf_msg_redirect_hash(msg, &sockredir_map, &end->mate, BPF_F_INGRESS) == SK_PASS;
+}
+
+/* The pattern of the messages observed so far, as the counter of its admission; COUNTERS if it is neither. Request and
+ * response: at least half of the messages answer the mate; three quarters would refuse servers that send header and
+ * body apart.
+ */
+static __always_inline enum counter pattern_of(struct end *end)
+{
+	if (end->turns * 2 >= end->observed)
+		return COUNTER_ADMITTED_REQUEST_RESPONSE;
+	if (end->observed_bytes >= (__u64)bulk_bytes * end->observed)
+		return COUNTER_ADMITTED_BULK;
+	return COUNTERS;
+}
+
+/* Law 5: from TCP to redirection only when every earlier byte of this direction is in the receiver's one queue. The
+ * loads must happen in this order: a byte is first counted by rcv_nxt, then in the receive queue, then perhaps with the
+ * psock's worker, and last in the psock's queue. Softirq and reader hold the receiver's lock over the whole move.
+ */
+static __always_inline bool is_in_order(struct end *end, struct tcp_sock *own, struct tcp_sock *mate, struct sk_psock *psock)
+{
+	if (READ_ONCE(mate->rcv_nxt) != own->write_seq)
+		return false;
+	full_barrier(end);
+	if (READ_ONCE(sock_of(mate)->sk_receive_queue.qlen))
+		return false;
+	full_barrier(end);
+	return !READ_ONCE(psock->ingress_skb.qlen);
+}
+
+/* Law 6: the messages of this direction that may still be queued. What was consumed is what was redirected less what is
+ * queued; two checkpoints turn consumed bytes into messages, without a hook at the receiver.
+ */
+static __always_inline __u64 queued_messages(struct end *end, __u32 queued)
+{
+	if (!queued) {
+		end->older = end->newer = end->sent;
+		return 0;
+	}
+	if ((__s64)(end->sent.bytes - queued) >= (__s64)end->newer.bytes) {
+		end->older = end->newer;
+		end->newer = end->sent;
+	}
+	return end->sent.messages - end->older.messages;
+}
+
+/* Law 6: half of the receive buffer is the line; above all of it the kernel drops segments and the connection waits for
+ * retransmission timers. A direction comes back below a quarter.
+ */
+static __always_inline enum counter limit_of(struct end *end, struct sock *mate, struct sk_psock *psock, __u32 size)
+{
+	__u32 shift = end->via == VIA_REDIRECT ? 1 : 2;
+	__s64 bytes = mate->sk_rcvbuf >> shift;
+
+	if (bytes > queue_bytes)
+		bytes = queue_bytes;
+	if (mate->sk_backlog.rmem_alloc.counter + (__s64)size > bytes)
+		return COUNTER_MESSAGES_LIMIT_BYTES;
+	if (queued_messages(end, psock->msg_tot_len) >= queue_messages >> (shift - 1))
+		return COUNTER_MESSAGES_LIMIT_COUNT;
+	return COUNTER_MESSAGES_REDIRECTED;
+}
+
+/* The mate is in the map and alive under RCU. Whether this message may go to its queue; `admission` is the pattern that
+ * admits the flow with this message, or COUNTERS where it is admitted already.
+ */
+static __always_inline enum counter judge_mate(struct sk_msg *kmsg, struct end *end, struct flow *flow, struct tcp_sock *own,
+					       __u32 size, enum counter admission)
+{
+	struct tcp_sock *tcp = kernel_object(kmsg->sk_redir, struct tcp_sock);
+	struct sock *mate = sock_of(tcp);
+	struct sk_psock *psock = psock_of(mate);
+	struct file *file = file_of(mate);
+
+	if (!psock || mate->sk_shutdown || mate->__sk_common.skc_state != TCP_ESTABLISHED)
+		return COUNTER_MESSAGES_MATE_CLOSING;
+	if (!file)
+		return COUNTER_MESSAGES_NOT_ACCEPTED;
+	if (!admit_any && !is_nonblocking(file))
+		return admission == COUNTERS ? send_back(flow, COUNTER_DRAIN_BLOCKING) :
+					       refuse(flow, COUNTER_TCP_ONLY_BLOCKING);
+	if (is_special(tcp))
+		return admission == COUNTERS ? send_back(flow, COUNTER_DRAIN_SPECIAL) :
+					       refuse(flow, COUNTER_TCP_ONLY_SPECIAL);
+	if (admission != COUNTERS && flow_swap(flow, FLOW_OBSERVE, FLOW_ADMITTED))
+		count(admission);
+	/* The other end, or another thread, may have decided otherwise. */
+	if (state_of(flow_word(flow)) != FLOW_ADMITTED)
+		return COUNTER_MESSAGES_TCP_ONLY;
+	if (end->via == VIA_TCP && !is_in_order(end, own, tcp, psock))
+		return COUNTER_MESSAGES_ORDER;
+	return limit_of(end, mate, psock, size);
+}
+
+/* Look at the first messages until the flow shows its nature: COUNTERS to go on observing, else the pattern that would
+ * admit it, or COUNTER_MESSAGES_TCP_ONLY.
+ */
+static __always_inline enum counter observe(struct end *end, struct flow *flow, struct tcp_sock *own, bool turn, __u32 size)
+{
+	struct file *file = file_of(sock_of(own));
+	enum counter pattern;
+
+	end->observed++;
+	end->turns += turn;
+	end->observed_bytes += size;
+	if (file && !admit_any && !is_nonblocking(file))
+		return refuse(flow, COUNTER_TCP_ONLY_BLOCKING);
+	if (is_special(own))
+		return refuse(flow, COUNTER_TCP_ONLY_SPECIAL);
+	if (end->observed < flow->observe)
+		return COUNTERS;
+	pattern = pattern_of(end);
+	return pattern == COUNTERS ? refuse(flow, COUNTER_TCP_ONLY_PATTERN) : pattern;
+}
+
+/* An admitted flow, as far as its own end tells: COUNTERS to go on to the mate. Runs of small one-way messages are slower
+ * redirected than through TCP, which joins them: 0.4 of plain TCP at 1 KiB.
+ */
+static __always_inline enum counter judge_own(struct end *end, struct flow *flow, struct tcp_sock *own, bool turn, __u32 size)
+{
+	struct file *file = file_of(sock_of(own));
+
+	if (!file || (!admit_any && !is_nonblocking(file)))
+		return send_back(flow, COUNTER_DRAIN_BLOCKING);
+	if (is_special(own))
+		return send_back(flow, COUNTER_DRAIN_SPECIAL);
+	if (turn || size >= bulk_bytes) {
+		end->one_way = 0;
+	} else if (++end->one_way >= one_way_tcp) {
+		return end->one_way >= one_way_drain ? send_back(flow, COUNTER_DRAIN_ONE_WAY) :
+						       COUNTER_MESSAGES_ONE_WAY;
+	}
+	if (end->via == VIA_TCP && end->hold) {
+		end->hold--;
+		return COUNTER_MESSAGES_HELD;
+	}
+	return COUNTERS;
+}
+
+static __always_inline void account(struct end *end, struct flow *flow, __u32 size)
+{
+	end->via = VIA_REDIRECT;
+	end->sent.bytes += size;
+	if (++end->sent.messages == worth_messages && !flow->worth) {
+		flow->worth = 1;
+		service_score(flow, score_gain);
+	}
+}
+
+/* Which counter the message falls under; it is redirected if that is COUNTER_MESSAGES_REDIRECTED. */
+static __always_inline enum counter judge(struct sk_msg_md *msg, struct sk_msg *kmsg, struct bpf_sock *sk, struct end *end)
+{
+	struct tcp_sock *own = bpf_skc_to_tcp_sock(sk);
+	enum counter reason, admission = COUNTERS;
+	__u32 size = msg->size;
+	struct flow *flow;
+	bool turn;
+	__u8 state;
+
+	if (!own || !end->mapped || end->state == FLOW_TCP_ONLY)
+		return COUNTER_MESSAGES_TCP_ONLY;
+	/* A send after shutdown must fail as on TCP, which only TCP does. */
+	state = sock_of(own)->__sk_common.skc_state;
+	if (state != TCP_ESTABLISHED && state != TCP_CLOSE_WAIT)
+		return COUNTER_MESSAGES_CLOSING;
+	flow = flow_of(end);
+	if (!flow)
+		return COUNTER_MESSAGES_TCP_ONLY;
+	turn = flow->last_side != end->side;
+	if (turn)
+		flow->last_side = end->side;
+	if (stopping)
+		send_back(flow, COUNTER_DRAIN_STOPPING);
+	end->state = state_of(flow_word(flow));
+	switch (end->state) {
+	case FLOW_OBSERVE:
+		admission = observe(end, flow, own, turn, size);
+		if (admission == COUNTERS)
+			return COUNTER_MESSAGES_OBSERVED;
+		if (admission == COUNTER_MESSAGES_TCP_ONLY || stopping)
+			return COUNTER_MESSAGES_TCP_ONLY;
+		break;
+	case FLOW_ADMITTED:
+		reason = judge_own(end, flow, own, turn, size);
+		if (reason != COUNTERS)
+			return reason;
+		break;
+	case FLOW_DRAIN:
+		return COUNTER_MESSAGES_DRAIN;
+	default:
+		return COUNTER_MESSAGES_TCP_ONLY;
+	}
+	/* Law 7: with the own end found, whatever follows can be taken back. */
+	if (!redirect_to_tcp(msg, end))
+		return COUNTER_MESSAGES_UNMAPPED;
+	/* The mate is found by the map each time: a live entry under RCU, never a stored pointer. */
+	if (!redirect_to_mate(msg, end))
+		return COUNTER_MESSAGES_NO_MATE;
+	reason = judge_mate(kmsg, end, flow, own, size, admission);
+	if (reason == COUNTER_MESSAGES_REDIRECTED)
+		account(end, flow, size);
+	else
+		redirect_to_tcp(msg, end);
+	if (reason == COUNTER_MESSAGES_LIMIT_BYTES || reason == COUNTER_MESSAGES_LIMIT_COUNT)
+		end->hold = hold_sends;
+	return reason;
+}
+
+/* Law 7: the verdict is always SK_PASS; a miss of the helper is not an error, and SK_DROP would stick to the socket. */
+static __always_inline int verdict(struct sk_msg_md *msg)
+{
+	struct sk_msg *kmsg = bpf_cast_to_kern_ctx(msg);
+	struct bpf_sock *sk = msg->sk;
+	struct end *end = sk ? bpf_sk_storage_get(&sockredir_end, sk, NULL, 0) : NULL;
+	enum counter reason;
+
+	if (!end)
+		return SK_PASS;
+	/* After a partial enqueue the program runs again with the old redirect still in place, and nothing holds its socket
+	 * any more. An end with a redirect under way cannot have left, so its own key is there.
+	 */
+	if (kmsg->sk_redir && !redirect_to_tcp(msg, end)) {
+		count(COUNTER_MESSAGES_DROPPED);
+		return SK_DROP;
+	}
+	reason = judge(msg, kmsg, sk, end);
+	end->reason = reason;
+	count(reason);
+	if (reason == COUNTER_MESSAGES_REDIRECTED) {
+		count_many(COUNTER_BYTES_REDIRECTED, msg->size);
+	} else {
+		end->via = VIA_TCP;
+		count_many(COUNTER_BYTES_TCP, msg->size);
+	}
+	return SK_PASS;
+}
+
+#endif

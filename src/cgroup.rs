@@ -1,0 +1,126 @@
+//! Cgroups: where the second version is mounted, whether a folder is one, and who else works on it.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::os::fd::{AsRawFd as _, RawFd};
+use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::kernel;
+
+/// A cgroup of version 2, held open and locked against other instances of this tool.
+#[derive(Debug)]
+pub struct Cgroup {
+    path: PathBuf,
+    folder: File,
+    /// Tells the folder from a later one of the same name.
+    inode: u64,
+}
+
+impl Cgroup {
+    /// The cgroup that the user named, or the root. It fails if that is none, or if another instance has it.
+    pub fn open(path: Option<&Path>) -> Result<Self> {
+        let path = match path {
+            Some(path) => path.to_owned(),
+            None => root()?,
+        };
+        let shown = path.display();
+        let folder = File::open(&path)
+            .with_context(|| format!("failed to open cgroup {shown} (name a folder below the cgroup2 mount)"))?;
+        // Every folder of cgroup2 has this file, no folder of version 1 has it.
+        if !path.join("cgroup.controllers").is_file() {
+            bail!("{shown} is not a cgroup of version 2: name a folder below {}", root_or_hint());
+        }
+        let inode = folder.metadata().with_context(|| format!("failed to read cgroup {shown}"))?.ino();
+        if !kernel::try_lock(&folder).with_context(|| format!("failed to lock cgroup {shown}"))? {
+            bail!("another sockredir runs on cgroup {shown}: stop it first, or name another cgroup");
+        }
+        Ok(Self { path, folder, inode })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn fd(&self) -> RawFd {
+        self.folder.as_raw_fd()
+    }
+
+    /// Whether the folder is still there, and still the same one.
+    pub fn exists(&self) -> bool {
+        fs::metadata(&self.path).is_ok_and(|folder| folder.ino() == self.inode)
+    }
+}
+
+fn root_or_hint() -> String {
+    root().map_or_else(|error| error.to_string(), |root| root.display().to_string())
+}
+
+fn root() -> Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").context("failed to read /proc/self/mountinfo")?;
+    mounted(&mounts).context("cgroup2 is not mounted: mount it with `mount -t cgroup2 none /sys/fs/cgroup`")
+}
+
+/// Where the text of /proc/PID/mountinfo has cgroup2. The last mount wins, as it hides earlier ones of the same place.
+fn mounted(mountinfo: &str) -> Option<PathBuf> {
+    mountinfo.lines().rev().find_map(|line| {
+        let (mount, source) = line.split_once(" - ")?;
+        let place = mount.split(' ').nth(4)?;
+        source.starts_with("cgroup2 ").then(|| unescape(place))
+    })
+}
+
+/// The kernel writes blanks, tabs, line ends and backslashes of a path as three octal digits (show_mountinfo).
+fn unescape(place: &str) -> PathBuf {
+    let mut bytes = Vec::with_capacity(place.len());
+    let mut rest = place.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        let digits = tail.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()).filter(|_| byte == b'\\') {
+            Some(escaped) => {
+                bytes.push(escaped);
+                rest = &tail[3..];
+            }
+            None => {
+                bytes.push(byte);
+                rest = tail;
+            }
+        }
+    }
+    OsString::from_vec(bytes).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UNIFIED: &str = "\
+24 1 0:22 / /sys rw shared:2 - sysfs sysfs rw
+31 24 0:27 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate
+32 24 0:28 / /sys/fs/pstore rw - pstore pstore rw";
+    const HYBRID: &str = "\
+31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
+32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu
+41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:7 - cgroup2 cgroup2 rw";
+
+    #[test]
+    fn cgroup2_is_found_on_unified_and_hybrid_hosts() {
+        assert_eq!(mounted(UNIFIED), Some("/sys/fs/cgroup".into()));
+        assert_eq!(mounted(HYBRID), Some("/sys/fs/cgroup/unified".into()));
+    }
+
+    #[test]
+    fn a_host_without_cgroup2_has_none() {
+        assert_eq!(mounted("32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu"), None);
+        assert_eq!(mounted(""), None);
+    }
+
+    #[test]
+    fn escaped_paths_are_read() {
+        let line = r"41 31 0:38 / /mnt/my\040cgroup\134x rw - cgroup2 none rw";
+        assert_eq!(mounted(line), Some(r"/mnt/my cgroup\x".into()));
+    }
+}

@@ -1,0 +1,111 @@
+//! The definition of the command line, and nothing else.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::ports::PortSet;
+
+/// Makes TCP connections between programs on this host as fast as Unix sockets, with no change to the programs.
+///
+/// Without a command this is `sockredir run`.
+#[derive(Debug, Parser)]
+#[command(name = "sockredir", args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Accelerate local connections until SIGINT or SIGTERM (the default)
+    Run(RunArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    /// Accelerate the programs of this cgroup and of those below it [default: the root of cgroup2, that is all programs]
+    #[arg(long, value_name = "DIR")]
+    pub cgroup: Option<PathBuf>,
+
+    /// Which programs to accelerate
+    #[arg(long, value_enum, default_value_t = Admit::Nonblocking)]
+    pub admit: Admit,
+
+    /// Accelerate only connections with one of these ports at either end: numbers and ranges, as in 80,8000-8080
+    /// [default: all ports]
+    #[arg(long, value_name = "LIST")]
+    pub ports: Option<PortSet>,
+
+    /// Leave connections with one of these ports at either end alone [default: none]
+    #[arg(long, value_name = "LIST")]
+    pub exclude_ports: Option<PortSet>,
+
+    /// The most connections to follow at a time; further ones stay on TCP
+    #[arg(long, value_name = "N", default_value_t = 65536, value_parser = clap::value_parser!(u32).range(1..=4_194_304))]
+    pub max_flows: u32,
+
+    /// Print the counters every so many seconds [default: off]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub interval: Option<u64>,
+
+    /// When stopping, wait at most so many seconds until accelerated connections have read what is queued
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    pub drain_timeout: u64,
+
+    /// Print what libbpf has to say, on standard error
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum Admit {
+    /// Programs whose sockets are non-blocking: event loops, which see no difference but speed
+    Nonblocking,
+    /// Blocking programs as well; some of their calls may return early or with EAGAIN
+    Any,
+}
+
+/// What is wrong with a command line, without clap's paragraphs of help.
+pub fn one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let lines = text.lines().take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
+    let words: Vec<&str> = lines.map(str::trim).filter(|line| !line.is_empty()).collect();
+    words.join("; ").trim_start_matches("error: ").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn no_command_is_run() {
+        let cli = parse("sockredir --ports 80 --drain-timeout 3").unwrap();
+        assert!(cli.command.is_none());
+        assert_eq!(cli.run.drain_timeout, 3);
+        assert!(matches!(parse("sockredir run --max-flows 5").unwrap().command, Some(Command::Run(run)) if run.max_flows == 5));
+    }
+
+    #[test]
+    fn a_wrong_argument_is_told_in_one_line() {
+        for line in [
+            "sockredir --ports 0",
+            "sockredir --ports 1,70000",
+            "sockredir --exclude-ports 9-5",
+            "sockredir --max-flows 0",
+            "sockredir --admit some",
+            "sockredir --interval 0",
+            "sockredir --nonsense",
+            "sockredir nonsense",
+        ] {
+            let text = one_line(&parse(line).unwrap_err());
+            assert!(!text.contains('\n') && !text.is_empty(), "{line}: {text}");
+        }
+    }
+}

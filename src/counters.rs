@@ -1,0 +1,51 @@
+//! The datapath's counters as values: differences, and how they are shown.
+
+use std::fmt;
+
+/// A reading of all counters, in the order of `enum counter`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Counters(Vec<(String, u64)>);
+
+impl Counters {
+    pub fn new(names: &[String], values: Vec<u64>) -> Self {
+        Self(names.iter().cloned().zip(values).collect())
+    }
+
+    /// What was counted since an earlier reading.
+    pub fn since(&self, earlier: &Self) -> Self {
+        let pairs = self.0.iter().zip(&earlier.0);
+        Self(pairs.map(|((name, now), (_, then))| (name.clone(), now.saturating_sub(*then))).collect())
+    }
+}
+
+/// A line for each counter that is not 0: its name and its value.
+impl fmt::Display for Counters {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counted = || self.0.iter().filter(|(_, value)| *value > 0);
+        let width = counted().map(|(name, _)| name.len()).max().unwrap_or(0);
+        for (name, value) in counted() {
+            writeln!(out, "{name:width$} {value}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counters(values: [u64; 3]) -> Counters {
+        Counters::new(&["ends".to_owned(), "messages".to_owned(), "left".to_owned()], values.into())
+    }
+
+    #[test]
+    fn only_what_was_counted_is_shown_in_two_columns() {
+        assert_eq!(counters([2, 1000, 0]).to_string(), "ends     2\nmessages 1000\n");
+        assert_eq!(counters([0, 0, 0]).to_string(), "");
+    }
+
+    #[test]
+    fn differences_are_taken_one_by_one() {
+        assert_eq!(counters([5, 10, 1]).since(&counters([2, 10, 0])), counters([3, 0, 1]));
+    }
+}

@@ -1,0 +1,49 @@
+//! The command line: parses it, runs what it asks for, and prints an error once.
+
+mod cgroup;
+mod cli;
+mod counters;
+mod kernel;
+mod ports;
+mod privilege;
+mod run;
+
+use std::process::ExitCode;
+use std::sync::LazyLock;
+
+use clap::{CommandFactory as _, FromArgMatches as _};
+
+use crate::cli::{Cli, Command};
+
+/// Exit status for a command line that makes no sense.
+const USAGE: u8 = 2;
+
+static VERSION: LazyLock<String> =
+    LazyLock::new(|| format!("{} (libbpf {})", env!("CARGO_PKG_VERSION"), kernel::libbpf_version()));
+
+fn main() -> ExitCode {
+    let parsed = Cli::command()
+        .version(VERSION.as_str())
+        .try_get_matches()
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() => {
+            eprintln!("sockredir: {} (see sockredir --help)", cli::one_line(&error));
+            return ExitCode::from(USAGE);
+        }
+        Err(help) => {
+            // Help cut short by a closed pipe is no failure.
+            let _ = help.print();
+            return ExitCode::SUCCESS;
+        }
+    };
+    let Command::Run(args) = cli.command.unwrap_or(Command::Run(cli.run));
+    match run::run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sockredir: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The life of `sockredir run`: start, wait for a signal, stop without losing a byte.
+
+use std::io::Write as _;
+use std::mem::MaybeUninit;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::cgroup::Cgroup;
+use crate::cli::{Admit, RunArgs};
+use crate::kernel::{self, Datapath, Ends};
+use crate::ports::PortSet;
+use crate::privilege;
+
+/// How often the cgroup is looked after.
+const WATCH: Duration = Duration::from_secs(1);
+/// How often the drain looks at the queues.
+const DRAIN_STEP: Duration = Duration::from_millis(20);
+/// How long ends may take to leave the map once nothing is queued any more; those in use stay, and are harmless.
+const LEAVE_TIME: Duration = Duration::from_millis(500);
+
+/// A request to stop: SIGINT, SIGTERM or SIGHUP.
+struct StopSignal;
+
+pub fn run(args: &RunArgs) -> Result<()> {
+    kernel::set_verbose(args.verbose);
+    privilege::check()?;
+    let cgroup = Cgroup::open(args.cgroup.as_deref())?;
+    kernel::check_requirements()?;
+    let (sender, signals) = mpsc::channel();
+    // A receiver that has gone is waiting for nothing any more.
+    ctrlc::set_handler(move || drop(sender.send(StopSignal))).context("failed to catch SIGINT and SIGTERM")?;
+
+    let mut storage = MaybeUninit::uninit();
+    let mut datapath = Datapath::load(&options(args), &mut storage)?;
+    datapath.probe()?;
+    datapath
+        .attach(cgroup.fd())
+        .with_context(|| format!("failed to attach to cgroup {}", cgroup.path().display()))?;
+    announce(&ready_line(args, &cgroup))?;
+
+    let watched = watch(args, &cgroup, &datapath, &signals);
+    let unread = drain(args, &mut datapath, &signals)?;
+    let totals = datapath.counters()?;
+    drop(datapath);
+    watched?;
+    if unread > 0 {
+        announce(&format!(
+            "{unread} connections still had unread data and were left as they are: they stay on TCP"
+        ))?;
+    }
+    announce(&format!("totals\n{totals}"))
+}
+
+fn options(args: &RunArgs) -> kernel::Options {
+    kernel::Options {
+        admit_blocking: args.admit == Admit::Any,
+        ports: args.ports.clone().unwrap_or_else(PortSet::all),
+        exclude_ports: args.exclude_ports.clone().unwrap_or_else(PortSet::none),
+        max_flows: args.max_flows,
+    }
+}
+
+/// What is covered, for people and for scripts that wait for its first word.
+fn ready_line(args: &RunArgs, cgroup: &Cgroup) -> String {
+    let ports = match (&args.ports, &args.exclude_ports) {
+        (None, None) => "all ports".to_owned(),
+        (Some(ports), None) => format!("ports {ports}"),
+        (None, Some(excluded)) => format!("all ports but {excluded}"),
+        (Some(ports), Some(excluded)) => format!("ports {ports} but {excluded}"),
+    };
+    let programs = match args.admit {
+        Admit::Nonblocking => "non-blocking programs; --admit any includes blocking ones",
+        Admit::Any => "non-blocking and blocking programs",
+    };
+    format!("ready: cgroup {}, connections over loopback, {ports}, {programs}", cgroup.path().display())
+}
+
+/// Prints to standard output, at once.
+fn announce(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}", text.trim_end())
+        .and_then(|()| out.flush())
+        .context("failed to write to standard output")
+}
+
+/// Returns at the first signal; fails if the cgroup vanishes.
+fn watch(args: &RunArgs, cgroup: &Cgroup, datapath: &Datapath<'_>, signals: &Receiver<StopSignal>) -> Result<()> {
+    let interval = args.interval.map(Duration::from_secs);
+    let mut due = interval.map(|interval| Instant::now() + interval);
+    let mut last = datapath.counters()?;
+    loop {
+        let wait = due.map_or(WATCH, |due| due.saturating_duration_since(Instant::now()).min(WATCH));
+        match signals.recv_timeout(wait) {
+            Ok(StopSignal) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if !cgroup.exists() {
+            bail!(
+                "cgroup {} was removed: nothing is accelerated any more, start again on one that lasts",
+                cgroup.path().display()
+            );
+        }
+        if due.is_some_and(|due| Instant::now() >= due) {
+            let now = datapath.counters()?;
+            announce(&format!("last {} s\n{}", args.interval.unwrap_or_default(), now.since(&last)))?;
+            last = now;
+            due = due.zip(interval).map(|(due, interval)| due + interval);
+        }
+    }
+}
+
+/// Stops redirecting and waits until what was redirected has been read, at most for the drain time or until the next
+/// signal. Returns how many connections still had unread data.
+fn drain(args: &RunArgs, datapath: &mut Datapath<'_>, signals: &Receiver<StopSignal>) -> Result<usize> {
+    let begin = Instant::now();
+    let deadline = begin + Duration::from_secs(args.drain_timeout);
+    datapath.stop_redirects();
+    loop {
+        datapath.release_idle()?;
+        let Ends { mapped, unread } = datapath.ends()?;
+        let waited = begin.elapsed();
+        if mapped == 0 || (unread == 0 && waited >= LEAVE_TIME) || Instant::now() >= deadline {
+            return Ok(unread);
+        }
+        if signals.recv_timeout(DRAIN_STEP).is_ok() {
+            return Ok(unread);
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Owns the place of a test: a cgroup and a network namespace of its own, gone when the test is.
+
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::sys;
+use super::traffic::Traffic;
+
+/// How long a cgroup may stay busy after its processes were killed.
+const REMOVAL: Duration = Duration::from_secs(10);
+
+pub struct Arena {
+    root: PathBuf,
+    inside: PathBuf,
+    outside: PathBuf,
+    namespace: Arc<OwnedFd>,
+}
+
+impl Arena {
+    pub fn new() -> Self {
+        assert!(sys::is_root(), "the integration tests need root: they make cgroups and namespaces and load BPF");
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let root = cgroup2_mount().join(format!("sockredir-test-{}-{number}", std::process::id()));
+        let namespace = new_namespace().expect("failed to make a network namespace");
+        let arena =
+            Self { inside: root.join("inside"), outside: root.join("outside"), root, namespace: Arc::new(namespace) };
+        for path in [&arena.root, &arena.inside, &arena.outside] {
+            fs::create_dir(path).unwrap_or_else(|e| panic!("failed to make the cgroup {}: {e}", path.display()));
+        }
+        arena
+    }
+
+    /// The cgroup whose connections a tool may accelerate.
+    pub fn cgroup(&self) -> &Path {
+        &self.inside
+    }
+
+    /// A cgroup below the arena's.
+    pub fn subcgroup(&self, name: &str) -> PathBuf {
+        let path = self.inside.join(name);
+        if !path.is_dir() {
+            fs::create_dir(&path).unwrap_or_else(|e| panic!("failed to make the cgroup {}: {e}", path.display()));
+        }
+        path
+    }
+
+    /// What the loopback interface of the namespace has received.
+    pub fn loopback_bytes(&self) -> u64 {
+        let text = self.in_namespace(|| fs::read_to_string("/proc/thread-self/net/dev"));
+        let text = text.expect("failed to read the counters of the interfaces");
+        let line = text.lines().find_map(|line| line.trim_start().strip_prefix("lo:"));
+        let bytes = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        bytes.unwrap_or_else(|| panic!("no loopback interface in the namespace:\n{text}"))
+    }
+
+    /// Runs something in a thread that has entered the namespace.
+    pub fn in_namespace<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                sys::enter_network(self.namespace.as_fd()).expect("failed to enter the namespace");
+                work()
+            });
+            inside.join().expect("the thread in the namespace panicked")
+        })
+    }
+
+    /// A command that will run in the cgroup and the namespace.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        self.command_in(&self.inside, program)
+    }
+
+    /// A command that will run in the namespace, outside of the cgroup.
+    pub fn host_command(&self, program: impl AsRef<OsStr>) -> Command {
+        self.command_in(&self.outside, program)
+    }
+
+    /// A command that will run in the namespace and a given cgroup.
+    pub fn command_in(&self, cgroup: &Path, program: impl AsRef<OsStr>) -> Command {
+        let procs = cgroup.join("cgroup.procs");
+        let file = OpenOptions::new().write(true).open(&procs);
+        let file = file.unwrap_or_else(|error| panic!("failed to open {}: {error}", procs.display()));
+        let mut command = Command::new(program);
+        sys::start_inside(&mut command, Some(Arc::new(file)), Arc::clone(&self.namespace));
+        command
+    }
+
+    /// Starts a workload in the cgroup and the namespace.
+    pub fn traffic(&self, arguments: &[&str]) -> Traffic {
+        Traffic::start(self.command(Traffic::program()), arguments)
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        let deadline = Instant::now() + REMOVAL;
+        while let Err(error) = remove(&self.root) {
+            if Instant::now() > deadline {
+                eprintln!("failed to remove the cgroup {}: {error}", self.root.display());
+                return;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// Kills what runs in a cgroup and below, and removes it.
+fn remove(cgroup: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(cgroup) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove(&entry.path())?;
+        }
+    }
+    for pid in fs::read_to_string(cgroup.join("cgroup.procs"))?.lines().filter_map(|line| line.parse().ok()) {
+        // It may have ended by itself.
+        let _ = sys::signal(pid, libc::SIGKILL);
+        sys::reap(pid);
+    }
+    fs::remove_dir(cgroup)
+}
+
+/// Where the cgroup2 hierarchy is mounted, on hybrid hosts too.
+fn cgroup2_mount() -> PathBuf {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("failed to read /proc/self/mountinfo");
+    let mount = mounts.lines().find_map(|line| {
+        let (front, back) = line.split_once(" - ")?;
+        (back.split(' ').next() == Some("cgroup2")).then(|| front.split(' ').nth(4)).flatten()
+    });
+    let mount = mount.expect("the integration tests need cgroup2, and no cgroup2 hierarchy is mounted");
+    PathBuf::from(mount.replace("\\040", " "))
+}
+
+/// A network namespace without a name; it lasts as long as the descriptor and the processes in it.
+fn new_namespace() -> io::Result<OwnedFd> {
+    let maker = thread::spawn(|| {
+        sys::unshare_network()?;
+        sys::loopback_up()?;
+        File::open("/proc/thread-self/ns/net").map(OwnedFd::from)
+    });
+    maker.join().map_err(|_| io::Error::other("the thread that makes the namespace panicked"))?
+}

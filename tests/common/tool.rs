@@ -1,0 +1,89 @@
+//! Owns a running `sockredir`: started for an arena, stopped or killed, and the totals that it prints at its end.
+
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use super::arena::Arena;
+use super::process::Process;
+
+const READY: Duration = Duration::from_secs(30);
+const STOP: Duration = Duration::from_secs(60);
+
+pub struct Tool(Process);
+
+impl Tool {
+    /// Starts the tool for the arena's cgroup, itself outside of it, and waits until it is ready.
+    pub fn start(arena: &Arena, arguments: &[&str]) -> Self {
+        let mut tool = Self::start_unready(arena, arguments);
+        tool.0.wait_for_line("ready", 1, READY);
+        tool
+    }
+
+    /// As `start`, without waiting.
+    pub fn start_unready(arena: &Arena, arguments: &[&str]) -> Self {
+        let mut command = arena.host_command(env!("CARGO_BIN_EXE_sockredir"));
+        command.arg("--cgroup").arg(arena.cgroup()).args(arguments);
+        Self(Process::start(command))
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.0.pid()
+    }
+
+    pub fn wait_for_line(&mut self, prefix: &str, count: usize) -> String {
+        self.0.wait_for_line(prefix, count, READY)
+    }
+
+    pub fn signal(&mut self, signal: i32) {
+        self.0.signal(signal);
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.0.is_running()
+    }
+
+    pub fn stdout(&self) -> Vec<String> {
+        self.0.stdout()
+    }
+
+    /// Asks the tool to end and waits for it.
+    pub fn stop(mut self) -> ToolReport {
+        self.0.signal(libc::SIGINT);
+        self.wait()
+    }
+
+    /// Waits for an end that comes by itself.
+    pub fn wait(mut self) -> ToolReport {
+        let status = self.0.wait(STOP);
+        ToolReport { status, stdout: self.0.stdout(), stderr: self.0.stderr(), transcript: self.0.transcript() }
+    }
+
+    /// Ends the tool without giving it a chance to clean up.
+    pub fn kill(mut self) {
+        self.0.kill();
+    }
+}
+
+pub struct ToolReport {
+    pub status: ExitStatus,
+    pub stdout: Vec<String>,
+    pub stderr: Vec<String>,
+    pub transcript: String,
+}
+
+impl ToolReport {
+    /// A total that the tool printed at its end; one that it did not print is 0.
+    pub fn counter(&self, name: &str) -> u64 {
+        counter_of(&self.stdout, name).unwrap_or_else(|| panic!("no totals: {}", self.transcript))
+    }
+}
+
+/// The value of a name in the lines after `totals`; none when there are no totals.
+pub fn counter_of(stdout: &[String], name: &str) -> Option<u64> {
+    let start = stdout.iter().rposition(|line| line.trim() == "totals")?;
+    let value = stdout[start + 1..].iter().find_map(|line| {
+        let mut columns = line.split_whitespace();
+        (columns.next()? == name).then(|| columns.next()?.parse().ok()).flatten()
+    });
+    Some(value.unwrap_or(0))
+}

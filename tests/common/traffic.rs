@@ -1,0 +1,90 @@
+//! Owns a running workload of the example program `traffic` and what it reported.
+
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use super::process::Process;
+
+/// More than any workload takes; it has its own deadlines.
+const DEADLINE: Duration = Duration::from_secs(900);
+const LINE: Duration = Duration::from_secs(120);
+
+pub struct Traffic(Process);
+
+impl Traffic {
+    /// The example program, which cargo builds beside the tests.
+    pub fn program() -> PathBuf {
+        let test = std::env::current_exe().expect("failed to find the running test");
+        let profile = test.parent().and_then(|deps| deps.parent()).expect("a test lies in target/<profile>/deps");
+        let program = profile.join("examples/traffic");
+        assert!(
+            program.is_file(),
+            "{} is missing; `cargo test` builds it, or `cargo build --example traffic`",
+            program.display()
+        );
+        program
+    }
+
+    pub fn start(mut command: Command, arguments: &[&str]) -> Self {
+        command.args(arguments);
+        Self(Process::start(command))
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.0.pid()
+    }
+
+    /// Waits for the `count`th line that begins so.
+    pub fn wait_for_line(&mut self, prefix: &str, count: usize) -> String {
+        self.0.wait_for_line(prefix, count, LINE)
+    }
+
+    pub fn send_line(&mut self, line: &str) {
+        self.0.send_line(line);
+    }
+
+    pub fn close_stdin(&mut self) {
+        self.0.close_stdin();
+    }
+
+    pub fn signal(&mut self, signal: i32) {
+        self.0.signal(signal);
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.0.is_running()
+    }
+
+    /// Waits for the end and takes nothing but success.
+    pub fn finish(self) -> TrafficReport {
+        let report = self.wait();
+        assert!(report.is_ok(), "the workload failed: {}", report.transcript);
+        report
+    }
+
+    /// Waits for the end, whatever it is.
+    pub fn wait(mut self) -> TrafficReport {
+        self.0.close_stdin();
+        let status = self.0.wait(DEADLINE);
+        TrafficReport { status, stdout: self.0.stdout(), stderr: self.0.stderr(), transcript: self.0.transcript() }
+    }
+}
+
+pub struct TrafficReport {
+    pub status: ExitStatus,
+    pub stdout: Vec<String>,
+    pub stderr: Vec<String>,
+    pub transcript: String,
+}
+
+impl TrafficReport {
+    pub fn is_ok(&self) -> bool {
+        self.status.success() && self.stdout.last().is_some_and(|line| line == "ok")
+    }
+
+    pub fn value(&self, name: &str) -> u64 {
+        let value = self.stdout.iter().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')?.parse().ok());
+        value.unwrap_or_else(|| panic!("no value `{name}`: {}", self.transcript))
+    }
+}

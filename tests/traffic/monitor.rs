@@ -1,0 +1,253 @@
+//! Owns the judgement of a run: the state of every open connection, faults, stalls and the deadline.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::conversation::{Progress, Side};
+use crate::sys;
+
+const TICK: Duration = Duration::from_millis(100);
+/// So many ticks without progress although the other end has done its part are a stall: five seconds.
+const STALL_TICKS: u32 = 50;
+/// After the first fault, what else is wrong is reported for so long.
+const GRACE: Duration = Duration::from_millis(500);
+const MOST_FAULTS: u64 = 100;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Stage {
+    Opening,
+    Busy,
+    SendBlocked,
+    Awaiting,
+    AwaitingEof,
+    Sleeping,
+    AtGate,
+    Closed,
+}
+
+impl Stage {
+    const ALL: [Stage; 8] = [
+        Stage::Opening,
+        Stage::Busy,
+        Stage::SendBlocked,
+        Stage::Awaiting,
+        Stage::AwaitingEof,
+        Stage::Sleeping,
+        Stage::AtGate,
+        Stage::Closed,
+    ];
+}
+
+/// The public state of one end, written by the thread that drives it.
+#[derive(Default)]
+pub struct EndState {
+    sent: AtomicU64,
+    received: AtomicU64,
+    target: AtomicU64,
+    stage: AtomicU8,
+    paused: AtomicBool,
+    write_closed: AtomicBool,
+    fd: AtomicI32,
+    last_events: AtomicU32,
+    note: Mutex<String>,
+    // The last two belong to the monitor.
+    seen: AtomicU64,
+    ticks: AtomicU32,
+}
+
+impl EndState {
+    pub fn opened(&self, fd: RawFd, note: String) {
+        self.fd.store(fd, Relaxed);
+        if let Ok(mut text) = self.note.lock() {
+            *text = note;
+        }
+        self.set(Stage::Busy, 0);
+    }
+
+    pub fn set(&self, stage: Stage, target: u64) {
+        self.target.store(target, Relaxed);
+        self.stage.store(stage as u8, Relaxed);
+    }
+
+    pub fn moved(&self, progress: &Progress) {
+        self.sent.store(progress.sent, Relaxed);
+        self.received.store(progress.received, Relaxed);
+    }
+
+    pub fn paused(&self, paused: bool) {
+        self.paused.store(paused, Relaxed);
+    }
+
+    pub fn write_closed(&self) {
+        self.write_closed.store(true, Relaxed);
+    }
+
+    pub fn event(&self, events: u32) {
+        self.last_events.store(events, Relaxed);
+    }
+
+    fn stage(&self) -> Stage {
+        Stage::ALL[usize::from(self.stage.load(Relaxed))]
+    }
+
+    /// Why this end should have progressed, if it should have.
+    fn pending(&self, mate: &EndState) -> Option<&'static str> {
+        let stage = self.stage();
+        if matches!(stage, Stage::Opening | Stage::Closed) || self.paused.load(Relaxed) {
+            return None;
+        }
+        if mate.sent.load(Relaxed) > self.received.load(Relaxed) {
+            return Some("bytes of the other end do not arrive");
+        }
+        if stage == Stage::AwaitingEof && mate.write_closed.load(Relaxed) {
+            return Some("the end of file does not arrive");
+        }
+        if stage == Stage::SendBlocked && mate.received.load(Relaxed) == self.sent.load(Relaxed) {
+            return Some("all was read, but the socket does not become writable");
+        }
+        None
+    }
+
+    /// Counts a tick; the reason once there were too many without progress.
+    fn tick(&self, mate: &EndState) -> Option<&'static str> {
+        let position = self.sent.load(Relaxed) ^ self.received.load(Relaxed).rotate_left(32);
+        let reason = self.pending(mate);
+        if self.seen.swap(position, Relaxed) != position || reason.is_none() {
+            self.ticks.store(0, Relaxed);
+            return None;
+        }
+        let ticks = self.ticks.fetch_add(1, Relaxed) + 1;
+        if ticks == STALL_TICKS { reason } else { None }
+    }
+
+    fn describe(&self) -> String {
+        let unread = match sys::unread(self.fd.load(Relaxed)) {
+            Ok(bytes) => bytes.to_string(),
+            Err(error) => error.to_string(),
+        };
+        let note = self.note.lock().map(|text| text.clone()).unwrap_or_default();
+        format!(
+            "sent {} received {} {:?} {} FIONREAD {unread} last events {:#x} {note}",
+            self.sent.load(Relaxed),
+            self.received.load(Relaxed),
+            self.stage(),
+            self.target.load(Relaxed),
+            self.last_events.load(Relaxed),
+        )
+    }
+}
+
+/// One connection, known to both of its ends.
+pub struct Connection {
+    pub id: u64,
+    pub may_reset: bool,
+    ends: [EndState; 2],
+}
+
+impl Connection {
+    pub fn end(&self, side: Side) -> &EndState {
+        &self.ends[side.index()]
+    }
+
+    fn closed(&self) -> bool {
+        self.ends.iter().all(|end| end.stage() == Stage::Closed)
+    }
+
+    fn describe(&self) -> String {
+        format!("client: {}; server: {}", self.ends[0].describe(), self.ends[1].describe())
+    }
+}
+
+pub struct Monitor {
+    deadline: Instant,
+    live: Mutex<HashMap<u64, Arc<Connection>>>,
+    faults: AtomicU64,
+}
+
+impl Monitor {
+    /// Starts the thread that ends the process after a fault, a stall or the deadline.
+    pub fn start(seconds: u64) -> Arc<Self> {
+        let deadline = Instant::now() + Duration::from_secs(seconds);
+        let monitor = Arc::new(Self { deadline, live: Mutex::default(), faults: AtomicU64::new(0) });
+        let watching = Arc::clone(&monitor);
+        thread::spawn(move || watching.watch());
+        monitor
+    }
+
+    pub fn open(&self, id: u64, may_reset: bool) -> Arc<Connection> {
+        let connection = Arc::new(Connection { id, may_reset, ends: Default::default() });
+        self.lock().insert(id, Arc::clone(&connection));
+        connection
+    }
+
+    pub fn close(&self, connection: &Connection, side: Side) {
+        let end = connection.end(side);
+        end.write_closed();
+        end.set(Stage::Closed, 0);
+        let mut live = self.lock();
+        if connection.closed() {
+            live.remove(&connection.id);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Connection>>> {
+        self.live.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Reports what is wrong; the process ends soon after.
+    pub fn fault(&self, text: impl AsRef<str>) {
+        if self.faults.fetch_add(1, Relaxed) < MOST_FAULTS {
+            // Nobody is left to tell when standard error is closed.
+            let _ = writeln!(std::io::stderr(), "fault: {}", text.as_ref());
+        }
+    }
+
+    pub fn fault_at(&self, connection: &Connection, side: Side, text: impl AsRef<str>) {
+        let which = format!("connection {} {side:?}", connection.id);
+        self.fault(format!("{which}: {} ({})", text.as_ref(), connection.describe()));
+    }
+
+    pub fn failed(&self) -> bool {
+        self.faults.load(Relaxed) > 0
+    }
+
+    fn watch(&self) {
+        loop {
+            thread::sleep(TICK);
+            if self.failed() {
+                thread::sleep(GRACE);
+                self.exit();
+            }
+            self.find_stalls();
+            if Instant::now() >= self.deadline {
+                self.fault("the run did not end before its deadline");
+                for connection in self.lock().values().take(20) {
+                    self.fault(format!("open: connection {} ({})", connection.id, connection.describe()));
+                }
+                self.exit();
+            }
+        }
+    }
+
+    fn find_stalls(&self) {
+        for connection in self.lock().values() {
+            for side in [Side::Client, Side::Server] {
+                let mate = if side == Side::Client { Side::Server } else { Side::Client };
+                if let Some(reason) = connection.end(side).tick(connection.end(mate)) {
+                    self.fault_at(connection, side, format!("stalled for 5 s: {reason}"));
+                }
+            }
+        }
+    }
+
+    fn exit(&self) -> ! {
+        let _ = writeln!(std::io::stderr(), "faults={}", self.faults.load(Relaxed));
+        std::process::exit(1)
+    }
+}

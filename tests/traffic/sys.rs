@@ -1,0 +1,259 @@
+//! Owns every system call that std lacks: sockets, epoll, eventfd and signals, with all of this program's `unsafe`.
+
+use std::io;
+use std::mem;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+pub const IN: u32 = libc::EPOLLIN as u32;
+pub const OUT: u32 = libc::EPOLLOUT as u32;
+pub const ERR: u32 = libc::EPOLLERR as u32;
+pub const HUP: u32 = libc::EPOLLHUP as u32;
+pub const RDHUP: u32 = libc::EPOLLRDHUP as u32;
+pub const EDGE: u32 = libc::EPOLLET as u32;
+
+const BACKLOG: i32 = 4096;
+
+fn check(result: i32) -> io::Result<i32> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Turns the result of a system call that makes a descriptor into its owner.
+fn owned(result: i32) -> io::Result<OwnedFd> {
+    let fd = check(result)?;
+    // SAFETY: the kernel just made this descriptor and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A socket address in the form of the kernel.
+struct RawAddress {
+    storage: libc::sockaddr_storage,
+    length: libc::socklen_t,
+}
+
+impl RawAddress {
+    fn empty() -> Self {
+        // SAFETY: all bytes zero is a valid sockaddr_storage (family AF_UNSPEC).
+        let storage = unsafe { mem::zeroed() };
+        Self { storage, length: mem::size_of::<libc::sockaddr_storage>() as libc::socklen_t }
+    }
+
+    fn new(address: SocketAddr) -> Self {
+        let mut raw = Self::empty();
+        let storage = (&raw mut raw.storage).cast::<u8>();
+        match address {
+            SocketAddr::V4(v4) => {
+                let sin = libc::sockaddr_in {
+                    sin_family: libc::AF_INET as libc::sa_family_t,
+                    sin_port: v4.port().to_be(),
+                    sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(v4.ip().octets()) },
+                    sin_zero: [0; 8],
+                };
+                raw.length = mem::size_of_val(&sin) as libc::socklen_t;
+                // SAFETY: sockaddr_storage is larger than any address and aligned for all of them.
+                unsafe { storage.cast::<libc::sockaddr_in>().write(sin) };
+            }
+            SocketAddr::V6(v6) => {
+                let sin6 = libc::sockaddr_in6 {
+                    sin6_family: libc::AF_INET6 as libc::sa_family_t,
+                    sin6_port: v6.port().to_be(),
+                    sin6_flowinfo: 0,
+                    sin6_addr: libc::in6_addr { s6_addr: v6.ip().octets() },
+                    sin6_scope_id: 0,
+                };
+                raw.length = mem::size_of_val(&sin6) as libc::socklen_t;
+                // SAFETY: as above.
+                unsafe { storage.cast::<libc::sockaddr_in6>().write(sin6) };
+            }
+        }
+        raw
+    }
+
+    fn address(&self) -> io::Result<SocketAddr> {
+        let storage = &raw const self.storage;
+        match i32::from(self.storage.ss_family) {
+            libc::AF_INET => {
+                // SAFETY: the family says that a sockaddr_in is stored, and the storage is aligned for it.
+                let sin = unsafe { storage.cast::<libc::sockaddr_in>().read() };
+                let ip = Ipv4Addr::from(sin.sin_addr.s_addr.to_ne_bytes());
+                Ok(SocketAddr::from((ip, u16::from_be(sin.sin_port))))
+            }
+            libc::AF_INET6 => {
+                // SAFETY: as above, for sockaddr_in6.
+                let sin6 = unsafe { storage.cast::<libc::sockaddr_in6>().read() };
+                let ip = Ipv6Addr::from(sin6.sin6_addr.s6_addr);
+                Ok(SocketAddr::from((ip, u16::from_be(sin6.sin6_port))))
+            }
+            family => Err(io::Error::other(format!("an address of family {family}"))),
+        }
+    }
+}
+
+fn tcp_socket(address: SocketAddr, nonblocking: bool) -> io::Result<OwnedFd> {
+    let domain = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let flags = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | if nonblocking { libc::SOCK_NONBLOCK } else { 0 };
+    // SAFETY: no pointers.
+    owned(unsafe { libc::socket(domain, flags, 0) })
+}
+
+fn set_option<T>(fd: &impl AsRawFd, level: i32, name: i32, value: T) -> io::Result<()> {
+    let length = mem::size_of::<T>() as libc::socklen_t;
+    // SAFETY: the pointer and the length describe `value`, which lives until the call returns.
+    check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), length) })?;
+    Ok(())
+}
+
+/// A listening socket; an unspecified IPv6 address takes IPv4 clients too.
+pub struct Listener {
+    fd: OwnedFd,
+    address: SocketAddr,
+}
+
+impl Listener {
+    pub fn bind(address: SocketAddr, nonblocking: bool) -> io::Result<Self> {
+        let fd = tcp_socket(address, nonblocking)?;
+        if address.is_ipv6() {
+            set_option(&fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 0_i32)?;
+        }
+        let raw = RawAddress::new(address);
+        // SAFETY: the pointer and the length describe `raw`.
+        check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const raw.storage).cast(), raw.length) })?;
+        // SAFETY: no pointers.
+        check(unsafe { libc::listen(fd.as_raw_fd(), BACKLOG) })?;
+        let mut bound = RawAddress::empty();
+        let storage = (&raw mut bound.storage).cast();
+        // SAFETY: the storage is as large as `length` says, and the kernel writes no more than that.
+        check(unsafe { libc::getsockname(fd.as_raw_fd(), storage, &mut bound.length) })?;
+        let address = bound.address()?;
+        Ok(Self { fd, address })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The accepted socket and its peer, with `SOCK_NONBLOCK` if asked.
+    pub fn accept(&self, nonblocking: bool) -> io::Result<(TcpStream, SocketAddr)> {
+        let flags = libc::SOCK_CLOEXEC | if nonblocking { libc::SOCK_NONBLOCK } else { 0 };
+        let mut peer = RawAddress::empty();
+        let storage = (&raw mut peer.storage).cast();
+        // SAFETY: the storage is as large as `length` says, and the kernel writes no more than that.
+        let fd = unsafe { libc::accept4(self.fd.as_raw_fd(), storage, &mut peer.length, flags) };
+        Ok((TcpStream::from(owned(fd)?), peer.address()?))
+    }
+}
+
+impl AsRawFd for Listener {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+/// A socket that is connected, or (non-blocking) on its way.
+pub fn connect(address: SocketAddr, nonblocking: bool) -> io::Result<TcpStream> {
+    let fd = tcp_socket(address, nonblocking)?;
+    let raw = RawAddress::new(address);
+    // SAFETY: the pointer and the length describe `raw`.
+    let result = unsafe { libc::connect(fd.as_raw_fd(), (&raw const raw.storage).cast(), raw.length) };
+    match check(result) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+        _ => Ok(TcpStream::from(fd)),
+    }
+}
+
+/// Makes the close of this socket a reset.
+pub fn reset_on_close(stream: &TcpStream) -> io::Result<()> {
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    set_option(stream, libc::SOL_SOCKET, libc::SO_LINGER, linger)
+}
+
+/// What FIONREAD says of the receive queue of a socket.
+pub fn unread(fd: RawFd) -> io::Result<usize> {
+    let mut bytes: i32 = 0;
+    // SAFETY: FIONREAD writes one int.
+    check(unsafe { libc::ioctl(fd, libc::FIONREAD, &mut bytes) })?;
+    Ok(bytes as usize)
+}
+
+/// One epoll instance; tokens are the caller's.
+pub struct Epoll {
+    fd: OwnedFd,
+    events: Vec<libc::epoll_event>,
+}
+
+impl Epoll {
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: no pointers.
+        let fd = owned(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
+        Ok(Self { fd, events: vec![libc::epoll_event { events: 0, u64: 0 }; 256] })
+    }
+
+    fn control(&self, operation: i32, fd: RawFd, interest: u32, token: u64) -> io::Result<()> {
+        let mut event = libc::epoll_event { events: interest, u64: token };
+        // SAFETY: `event` lives until the call returns.
+        check(unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), operation, fd, &mut event) })?;
+        Ok(())
+    }
+
+    pub fn add(&self, fd: &impl AsRawFd, interest: u32, token: u64) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_ADD, fd.as_raw_fd(), interest, token)
+    }
+
+    pub fn modify(&self, fd: &impl AsRawFd, interest: u32, token: u64) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_MOD, fd.as_raw_fd(), interest, token)
+    }
+
+    /// Waits at most so many milliseconds and appends (token, events) to `into`.
+    pub fn wait(&mut self, milliseconds: i32, into: &mut Vec<(u64, u32)>) -> io::Result<()> {
+        let room = self.events.len() as i32;
+        // SAFETY: the pointer and `room` describe the vector.
+        let result = unsafe {
+            libc::epoll_wait(self.fd.as_raw_fd(), self.events.as_mut_ptr(), room, milliseconds)
+        };
+        let count = match check(result) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+            other => other? as usize,
+        };
+        into.extend(self.events[..count].iter().map(|event| (event.u64, event.events)));
+        Ok(())
+    }
+}
+
+/// Wakes an event loop from another thread.
+pub struct Waker(OwnedFd);
+
+impl Waker {
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: no pointers.
+        Ok(Self(owned(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?))
+    }
+
+    pub fn wake(&self) {
+        let one: u64 = 1;
+        // SAFETY: eight bytes of `one`. A full counter is a wake-up too, so the result does not matter.
+        unsafe { libc::write(self.0.as_raw_fd(), (&raw const one).cast(), 8) };
+    }
+
+    pub fn clear(&self) {
+        let mut count: u64 = 0;
+        // SAFETY: eight bytes of `count`. Nothing to read means nothing to clear.
+        unsafe { libc::read(self.0.as_raw_fd(), (&raw mut count).cast(), 8) };
+    }
+}
+
+impl AsRawFd for Waker {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// Lets this process have as many descriptors as its hard limit allows.
+pub fn raise_file_limit() -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel writes one rlimit.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) })?;
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: the kernel reads one rlimit.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) })?;
+    Ok(())
+}
