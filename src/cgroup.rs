@@ -28,13 +28,20 @@ impl Cgroup {
             None => root()?,
         };
         let shown = path.display();
-        let folder = File::open(&path)
-            .with_context(|| format!("failed to open cgroup {shown} (name a folder below the cgroup2 mount)"))?;
+        let folder = File::open(&path).with_context(|| {
+            format!("failed to open cgroup {shown} (name a folder below cgroup2's mount)")
+        })?;
         // Every folder of cgroup2 has this file, no folder of version 1 has it.
         if !path.join("cgroup.controllers").is_file() {
-            bail!("{shown} is not a cgroup of version 2: name a folder below {}", root_or_hint());
+            bail!(
+                "{shown} is not a cgroup of version 2: name a folder below cgroup2's mount{}",
+                mount_hint()
+            );
         }
-        let inode = folder.metadata().with_context(|| format!("failed to read cgroup {shown}"))?.ino();
+        let inode = folder
+            .metadata()
+            .with_context(|| format!("failed to read cgroup {shown}"))?
+            .ino();
         if !kernel::try_lock(&folder).with_context(|| format!("failed to lock cgroup {shown}"))? {
             bail!("another sockredir runs on cgroup {shown}: stop it first, or name another cgroup");
         }
@@ -55,8 +62,10 @@ impl Cgroup {
     }
 }
 
-fn root_or_hint() -> String {
-    root().map_or_else(|error| error.to_string(), |root| root.display().to_string())
+fn mount_hint() -> String {
+    root()
+        .map(|root| format!(", {}", root.display()))
+        .unwrap_or_default()
 }
 
 fn root() -> Result<PathBuf> {
@@ -79,7 +88,10 @@ fn unescape(place: &str) -> PathBuf {
     let mut rest = place.as_bytes();
     while let Some((&byte, tail)) = rest.split_first() {
         let digits = tail.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
-        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()).filter(|_| byte == b'\\') {
+        match digits
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok())
+            .filter(|_| byte == b'\\')
+        {
             Some(escaped) => {
                 bytes.push(escaped);
                 rest = &tail[3..];
@@ -114,7 +126,10 @@ mod tests {
 
     #[test]
     fn a_host_without_cgroup2_has_none() {
-        assert_eq!(mounted("32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu"), None);
+        assert_eq!(
+            mounted("32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu"),
+            None
+        );
         assert_eq!(mounted(""), None);
     }
 

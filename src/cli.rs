@@ -71,7 +71,9 @@ pub enum Admit {
 /// What is wrong with a command line, without clap's paragraphs of help.
 pub fn one_line(error: &clap::Error) -> String {
     let text = error.to_string();
-    let lines = text.lines().take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
+    let lines = text
+        .lines()
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
     let words: Vec<&str> = lines.map(str::trim).filter(|line| !line.is_empty()).collect();
     words.join("; ").trim_start_matches("error: ").to_owned()
 }
@@ -89,7 +91,9 @@ mod tests {
         let cli = parse("sockredir --ports 80 --drain-timeout 3").unwrap();
         assert!(cli.command.is_none());
         assert_eq!(cli.run.drain_timeout, 3);
-        assert!(matches!(parse("sockredir run --max-flows 5").unwrap().command, Some(Command::Run(run)) if run.max_flows == 5));
+        assert!(
+            matches!(parse("sockredir run --max-flows 5").unwrap().command, Some(Command::Run(run)) if run.max_flows == 5)
+        );
     }
 
     #[test]

@@ -14,7 +14,11 @@ impl Counters {
     /// What was counted since an earlier reading.
     pub fn since(&self, earlier: &Self) -> Self {
         let pairs = self.0.iter().zip(&earlier.0);
-        Self(pairs.map(|((name, now), (_, then))| (name.clone(), now.saturating_sub(*then))).collect())
+        Self(
+            pairs
+                .map(|((name, now), (_, then))| (name.clone(), now.saturating_sub(*then)))
+                .collect(),
+        )
     }
 }
 
@@ -35,7 +39,10 @@ mod tests {
     use super::*;
 
     fn counters(values: [u64; 3]) -> Counters {
-        Counters::new(&["ends".to_owned(), "messages".to_owned(), "left".to_owned()], values.into())
+        Counters::new(
+            &["ends".to_owned(), "messages".to_owned(), "left".to_owned()],
+            values.into(),
+        )
     }
 
     #[test]
@@ -46,6 +53,9 @@ mod tests {
 
     #[test]
     fn differences_are_taken_one_by_one() {
-        assert_eq!(counters([5, 10, 1]).since(&counters([2, 10, 0])), counters([3, 0, 1]));
+        assert_eq!(
+            counters([5, 10, 1]).since(&counters([2, 10, 0])),
+            counters([3, 0, 1])
+        );
     }
 }

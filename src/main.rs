@@ -18,8 +18,13 @@ use crate::cli::{Cli, Command};
 /// Exit status for a command line that makes no sense.
 const USAGE: u8 = 2;
 
-static VERSION: LazyLock<String> =
-    LazyLock::new(|| format!("{} (libbpf {})", env!("CARGO_PKG_VERSION"), kernel::libbpf_version()));
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "{} (libbpf {})",
+        env!("CARGO_PKG_VERSION"),
+        kernel::libbpf_version()
+    )
+});
 
 fn main() -> ExitCode {
     let parsed = Cli::command()

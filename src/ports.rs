@@ -46,7 +46,9 @@ impl FromStr for PortSet {
         for item in list.split(',').map(str::trim) {
             let (first, last) = item.split_once('-').unwrap_or((item, item));
             match (port(first), port(last)) {
-                (Some(first), Some(last)) if first <= last => (first..=last).for_each(|port| set.insert(port)),
+                (Some(first), Some(last)) if first <= last => {
+                    (first..=last).for_each(|port| set.insert(port))
+                }
                 _ => {
                     return Err(format!(
                         "`{item}` is neither a port from 1 to 65535 nor a range such as 8000-8080"
@@ -64,7 +66,9 @@ impl fmt::Display for PortSet {
         let mut separator = "";
         let mut port = 1_u32;
         while port <= u32::from(u16::MAX) {
-            let run = (port..=u32::from(u16::MAX)).take_while(|port| self.contains(*port as u16)).count() as u32;
+            let run = (port..=u32::from(u16::MAX))
+                .take_while(|port| self.contains(*port as u16))
+                .count() as u32;
             match run {
                 0 => {}
                 1 => write!(out, "{separator}{port}")?,
@@ -101,12 +105,17 @@ mod tests {
     #[test]
     fn the_bits_are_laid_out_as_the_kernel_side_reads_them() {
         let set: PortSet = "1,64,65535".parse().unwrap();
-        assert_eq!((set.words()[0], set.words()[1], set.words()[1023]), (2, 1, 1 << 63));
+        assert_eq!(
+            (set.words()[0], set.words()[1], set.words()[1023]),
+            (2, 1, 1 << 63)
+        );
     }
 
     #[test]
     fn what_is_no_port_is_named() {
-        for bad in ["", "0", "65536", "80,", "http", "90-80", "80-", "-80", "+80", "1-2-3", "0-5"] {
+        for bad in [
+            "", "0", "65536", "80,", "http", "90-80", "80-", "-80", "+80", "1-2-3", "0-5",
+        ] {
             let error = bad.parse::<PortSet>().unwrap_err();
             assert!(error.contains("is neither a port"), "{bad}: {error}");
         }

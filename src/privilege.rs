@@ -18,7 +18,10 @@ pub fn check() -> Result<()> {
     let status = fs::read_to_string("/proc/self/status").context("failed to read /proc/self/status")?;
     let missing = missing(&status);
     if !missing.is_empty() {
-        bail!("missing {}: run as root, or grant these capabilities", missing.join(", "));
+        bail!(
+            "missing {}: run as root, or grant these capabilities",
+            missing.join(", ")
+        );
     }
     Ok(())
 }

@@ -30,7 +30,8 @@ pub fn run(args: &RunArgs) -> Result<()> {
     kernel::check_requirements()?;
     let (sender, signals) = mpsc::channel();
     // A receiver that has gone is waiting for nothing any more.
-    ctrlc::set_handler(move || drop(sender.send(StopSignal))).context("failed to catch SIGINT and SIGTERM")?;
+    ctrlc::set_handler(move || drop(sender.send(StopSignal)))
+        .context("failed to catch SIGINT and SIGTERM")?;
 
     let mut storage = MaybeUninit::uninit();
     let mut datapath = Datapath::load(&options(args), &mut storage)?;
@@ -74,7 +75,10 @@ fn ready_line(args: &RunArgs, cgroup: &Cgroup) -> String {
         Admit::Nonblocking => "non-blocking programs; --admit any includes blocking ones",
         Admit::Any => "non-blocking and blocking programs",
     };
-    format!("ready: cgroup {}, connections over loopback, {ports}, {programs}", cgroup.path().display())
+    format!(
+        "ready: cgroup {}, connections over loopback, {ports}, {programs}",
+        cgroup.path().display()
+    )
 }
 
 /// Prints to standard output, at once.
@@ -86,12 +90,19 @@ fn announce(text: &str) -> Result<()> {
 }
 
 /// Returns at the first signal; fails if the cgroup vanishes.
-fn watch(args: &RunArgs, cgroup: &Cgroup, datapath: &Datapath<'_>, signals: &Receiver<StopSignal>) -> Result<()> {
+fn watch(
+    args: &RunArgs,
+    cgroup: &Cgroup,
+    datapath: &Datapath<'_>,
+    signals: &Receiver<StopSignal>,
+) -> Result<()> {
     let interval = args.interval.map(Duration::from_secs);
     let mut due = interval.map(|interval| Instant::now() + interval);
     let mut last = datapath.counters()?;
     loop {
-        let wait = due.map_or(WATCH, |due| due.saturating_duration_since(Instant::now()).min(WATCH));
+        let wait = due.map_or(WATCH, |due| {
+            due.saturating_duration_since(Instant::now()).min(WATCH)
+        });
         match signals.recv_timeout(wait) {
             Ok(StopSignal) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
             Err(RecvTimeoutError::Timeout) => {}
@@ -104,7 +115,11 @@ fn watch(args: &RunArgs, cgroup: &Cgroup, datapath: &Datapath<'_>, signals: &Rec
         }
         if due.is_some_and(|due| Instant::now() >= due) {
             let now = datapath.counters()?;
-            announce(&format!("last {} s\n{}", args.interval.unwrap_or_default(), now.since(&last)))?;
+            announce(&format!(
+                "last {} s\n{}",
+                args.interval.unwrap_or_default(),
+                now.since(&last)
+            ))?;
             last = now;
             due = due.zip(interval).map(|(due, interval)| due + interval);
         }

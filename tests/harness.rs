@@ -6,7 +6,11 @@ mod common;
 mod pattern;
 
 use std::fs;
+use std::io;
+use std::net::TcpListener;
 use std::path::Path;
+use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
 use common::{Arena, KernelLog, Process, TrafficReport};
@@ -24,7 +28,17 @@ fn echo_moves_every_byte_in_each_family_and_mode() {
     for family in FAMILIES {
         for mode in MODES {
             let report = run(&[
-                "echo", "--family", family, "--mode", mode, "--count", "200", "--size", "4096", "--connections", "4",
+                "echo",
+                "--family",
+                family,
+                "--mode",
+                mode,
+                "--count",
+                "200",
+                "--size",
+                "4096",
+                "--connections",
+                "4",
             ]);
             assert_eq!(report.value("payload_bytes"), 2 * 4 * 200 * 4096);
             assert_eq!(report.value("messages"), 2 * 4 * 200);
@@ -57,19 +71,159 @@ fn hold_echoes_when_told_and_ends_with_its_input() {
     }
 }
 
+#[test]
+fn stopped_readers_get_all_that_was_taken() {
+    for mode in MODES {
+        for (size, warm_up) in [("1", "none"), ("64", "rr"), ("65536", "bulk")] {
+            let report = run(&[
+                "stopped",
+                "--connections",
+                "4",
+                "--size",
+                size,
+                "--warmup",
+                warm_up,
+                "--limit",
+                "512K",
+                "--mode",
+                mode,
+            ]);
+            assert!(report.value("accepted_max") >= report.value("accepted_mean"));
+            assert!(report.value("accepted_mean") > 0);
+            assert!(
+                report.value("messages_max")
+                    >= report.value("accepted_max") / size.parse::<u64>().expect("a size")
+            );
+            report.value("slab_bytes_per_connection");
+            report.value("mem_pages");
+            report.value("limited");
+        }
+    }
+}
+
+#[test]
+fn readers_that_trust_an_edge_never_stall_on_plain_tcp() {
+    for family in FAMILIES {
+        let arguments = [
+            "readers",
+            "--connections",
+            "40",
+            "--seconds",
+            "2",
+            "--churn",
+            "20",
+            "--family",
+            family,
+        ];
+        let report = Arena::new()
+            .traffic(&[&arguments[..], &["--fionread-at-once"]].concat())
+            .finish();
+        assert_eq!(report.value("stalls"), 0);
+        assert!(report.value("connections") > 40);
+    }
+}
+
+#[test]
+fn readers_end_cleanly_when_asked_to() {
+    let arena = Arena::new();
+    let mut readers = arena.traffic(&[
+        "readers",
+        "--connections",
+        "8",
+        "--seconds",
+        "600",
+        "--churn",
+        "0",
+    ]);
+    readers.wait_for_line("running", 1);
+    readers.signal(libc::SIGTERM);
+    assert_eq!(readers.finish().value("connections"), 8);
+}
+
+#[test]
+fn every_way_to_end_a_connection_passes_on_plain_tcp() {
+    for mode in MODES {
+        for family in FAMILIES {
+            let report = run(&["churn", "--count", "1000", "--mode", mode, "--family", family]);
+            assert_eq!(report.value("connections"), 1000);
+        }
+    }
+}
+
+/// The tests of the datapath use it against servers that are not under the tool.
+#[test]
+fn dial_compares_what_an_echo_server_sends_back() {
+    let arena = Arena::new();
+    let listener = arena.in_namespace(|| TcpListener::bind(("127.0.0.1", 0)).expect("a port is free"));
+    let address = listener.local_addr().expect("it is bound").to_string();
+    let server = thread::spawn(move || {
+        let (mut server, _) = listener.accept().expect("a client comes");
+        io::copy(&mut server.try_clone().expect("a descriptor"), &mut server).expect("all is echoed")
+    });
+    let report = arena
+        .traffic(&["dial", &address, "--count", "500", "--size", "1000"])
+        .finish();
+    assert_eq!(report.value("payload_bytes"), 2 * 500_000);
+    assert_eq!(server.join().expect("the server ends"), 500_000);
+}
+
+#[test]
+fn stopped_readers_stay_stopped_until_told() {
+    let arena = Arena::new();
+    for mode in MODES {
+        let arguments = [
+            "stopped",
+            "--connections",
+            "2",
+            "--limit",
+            "1M",
+            "--pause",
+            "1",
+            "--mode",
+            mode,
+        ];
+        let mut stopped = arena.traffic(&arguments);
+        stopped.wait_for_line("stopped", 1);
+        assert!(stopped.is_running());
+        stopped.send_line("");
+        stopped.finish();
+    }
+}
+
 /// Without this, a workload that compares nothing would pass everywhere.
 #[test]
 fn a_flipped_byte_fails_the_run() {
-    for workload in ["echo", "order", "hold"] {
-        for mode in MODES {
-            let arena = Arena::new();
-            let mut arguments = vec![workload, "--connections", "4", "--mode", mode, "--flip", "1000"];
-            if workload == "order" {
-                arguments.extend(["--bytes", "16M"]);
+    let arena = Arena::new();
+    for mode in MODES {
+        for workload in [
+            &["echo"][..],
+            &["order", "--bytes", "16M"],
+            &["hold"],
+            &["stopped", "--limit", "1M"],
+            &["readers", "--seconds", "2"],
+            &["churn", "--count", "4"],
+        ] {
+            if workload[0] == "readers" && mode == "blocking" {
+                continue;
             }
-            let report = arena.traffic(&arguments).wait();
+            // A seed by which the first client sends so much in all of them.
+            let common = [
+                "--connections",
+                "4",
+                "--mode",
+                mode,
+                "--seed",
+                "3",
+                "--flip",
+                "1000",
+            ];
+            let report = arena.traffic(&[workload, &common[..]].concat()).wait();
             assert_eq!(report.status.code(), Some(1), "{}", report.transcript);
-            assert!(report.stderr.iter().any(|line| line.contains("offset: 1000")), "{}", report.transcript);
+            assert!(
+                report.stderr.iter().any(|line| line.contains("offset: 1000")),
+                "{}",
+                report.transcript
+            );
         }
     }
 }
@@ -94,8 +248,10 @@ fn the_loopback_counter_sees_the_payload_of_its_namespace_only() {
 fn programs_run_in_their_cgroup_and_namespace() {
     let arena = Arena::new();
     let own = fs::read_link("/proc/self/ns/net").expect("this process has a namespace");
-    let places = |mut command: std::process::Command| {
-        let output = command.args(["-c", "cat /proc/self/cgroup; readlink /proc/self/ns/net"]).output();
+    let places = |mut command: Command| {
+        let output = command
+            .args(["-c", "cat /proc/self/cgroup; readlink /proc/self/ns/net"])
+            .output();
         String::from_utf8(output.expect("a shell runs").stdout).expect("its output is text")
     };
     let subcgroup = arena.subcgroup("below");
@@ -128,14 +284,16 @@ fn an_arena_leaves_nothing_behind() {
 #[test]
 fn an_arena_leaves_nothing_behind_when_its_test_panics() {
     let (sender, receiver) = std::sync::mpsc::channel();
-    let test = std::thread::spawn(move || {
+    let test = thread::spawn(move || {
         let arena = Arena::new();
         let _hold = {
             let mut hold = arena.traffic(&["hold", "--connections", "2"]);
             hold.wait_for_line("holding", 1);
             hold
         };
-        sender.send(arena.cgroup().to_path_buf()).expect("the other thread listens");
+        sender
+            .send(arena.cgroup().to_path_buf())
+            .expect("the other thread listens");
         std::panic::resume_unwind(Box::new("on purpose"));
     });
     let cgroup = receiver.recv().expect("the test got so far");
@@ -146,13 +304,53 @@ fn an_arena_leaves_nothing_behind_when_its_test_panics() {
 #[test]
 fn a_process_that_says_nothing_is_told_apart_from_one_that_ended() {
     let result = std::panic::catch_unwind(|| {
-        let mut command = std::process::Command::new("sh");
+        let mut command = Command::new("sh");
         command.args(["-c", "echo why >&2; exit 3"]);
         Process::start(command).wait_for_line("ready", 1, Duration::from_secs(30));
     });
     let panic = result.expect_err("there is no such line");
     let text = panic.downcast_ref::<String>().expect("panics carry text");
-    assert!(text.contains("why") && text.contains("before the end of its output"), "{text}");
+    assert!(
+        text.contains("why") && text.contains("before the end of its output"),
+        "{text}"
+    );
+}
+
+#[test]
+fn commands_can_be_made_to_lack_what_they_need() {
+    let output = |mut command: Command| {
+        let output = command.output().expect("a shell runs");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("its output is text")
+    };
+    let shell = |script: &str| {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    };
+    let mut command = shell("grep CapEff /proc/self/status");
+    common::drop_capabilities(&mut command, &[12, 39]);
+    let capabilities = output(command);
+    let bits = u64::from_str_radix(capabilities.trim().trim_start_matches("CapEff:").trim(), 16);
+    assert_eq!(bits.expect("a number") & (1 << 12 | 1 << 39 | 1 << 38), 1 << 38);
+
+    let mut command = shell("grep -c ' - cgroup2 ' /proc/self/mountinfo || true");
+    common::hide_cgroup2(&mut command);
+    assert_eq!(output(command), "0\n");
+
+    let mut command = shell("cat /sys/kernel/btf/vmlinux");
+    common::replace_btf(&mut command, b"no types");
+    assert_eq!(output(command), "no types");
+    let real = fs::metadata("/sys/kernel/btf/vmlinux").expect("this kernel has types");
+    assert!(real.len() > 1000);
+
+    let mut command = shell("cat /proc/self/net/dev /proc/self/net/fib_trie; true");
+    common::without_loopback(&mut command);
+    let interfaces = output(command);
+    assert!(
+        interfaces.contains("lo:") && !interfaces.contains("127.0.0.1"),
+        "{interfaces}"
+    );
 }
 
 #[test]

@@ -75,7 +75,8 @@ static __always_inline bool flow_join(struct flow *flow, struct end *end)
 	for (int i = 0; i < FLOW_RETRIES; i++) {
 		__u64 seen;
 
-		if (!(word & FLOW_ENDS) || word & FLOW_END(end->side) || word >> FLOW_TAG_SHIFT << FLOW_TAG_SHIFT != tag_of(end->flow))
+		if (!(word & FLOW_ENDS) || word & FLOW_END(end->side) ||
+		    word >> FLOW_TAG_SHIFT << FLOW_TAG_SHIFT != tag_of(end->flow))
 			return false;
 		seen = __sync_val_compare_and_swap(&flow->word, word, word | FLOW_END(end->side));
 		if (seen == word)

@@ -27,7 +27,8 @@ static __always_inline bool is_waited_for(struct sock *sock)
 			return false;
 		entry = (void *)next - bpf_core_field_offset(struct wait_queue_entry, entry);
 		/* Without the symbol every waiter that belongs to a thread counts as asleep in recv. */
-		if (&woken_wake_function ? (void *)BPF_CORE_READ(entry, func) == &woken_wake_function : !!BPF_CORE_READ(entry, private))
+		if (&woken_wake_function ? (void *)BPF_CORE_READ(entry, func) == &woken_wake_function :
+					   !!BPF_CORE_READ(entry, private))
 			return true;
 		next = BPF_CORE_READ(next, next);
 	}
@@ -73,7 +74,8 @@ static __always_inline void drain(struct end *end, struct flow *flow, struct sk_
 }
 
 /* Under the end's own lock: take the next step out of the map. True if the end has left. */
-static __always_inline bool step_out(struct end *end, struct flow *flow, struct sock *sock, struct sk_psock *psock, int inside)
+static __always_inline bool step_out(struct end *end, struct flow *flow, struct sock *sock,
+				     struct sk_psock *psock, int inside)
 {
 	struct end_key own = end->own;
 

@@ -26,8 +26,6 @@ const volatile __u32 one_way_drain = 64;
 /* Law 6: the most that one receive queue may hold, beside half (to come back: a quarter) of its buffer size. */
 const volatile __u32 queue_bytes = 1 << 20;
 const volatile __u32 queue_messages = 512;
-/* Sends that stay on TCP after a limit was met. */
-const volatile __u32 hold_sends = 16;
 /* Redirected messages by which an insertion has paid for itself. */
 const volatile __u32 worth_messages = 8;
 /* Service memory: the score's range, start and steps, and the share of connections sampled at score 0. */

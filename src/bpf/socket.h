@@ -52,7 +52,8 @@ static __always_inline struct sk_psock *psock_of(struct sock *sock)
 /* Nothing redirected, and nothing that came through TCP, waits to be read in the one receive queue (law 3). */
 static __always_inline bool is_queue_empty(struct sk_psock *psock)
 {
-	return (void *)psock->ingress_msg.next == (void *)psock + bpf_core_field_offset(struct sk_psock, ingress_msg);
+	return (void *)psock->ingress_msg.next ==
+	       (void *)psock + bpf_core_field_offset(struct sk_psock, ingress_msg);
 }
 
 /* A socket that asks for what redirected data cannot honour, or that is not a program's own. */
@@ -71,12 +72,12 @@ static __always_inline bool is_special(struct tcp_sock *tcp)
 	return bpf_core_field_exists(tcp->syn_smc) && BPF_CORE_READ_BITFIELD(tcp, syn_smc);
 }
 
-/* Orders the loads before it against those after it, on every machine: an atomic operation that returns a value is a
- * full barrier in BPF.
+/* Orders the loads before it against those after it, on every machine: a compare-and-swap that succeeds is a full barrier
+ * in BPF. Other atomic operations lose that where their result is not used.
  */
 static __always_inline void full_barrier(struct end *end)
 {
-	__sync_fetch_and_add(&end->fence, 1);
+	__sync_val_compare_and_swap(&end->fence, 0, 0);
 }
 
 #endif

@@ -142,8 +142,6 @@ enum counter {
 	COUNTER_MESSAGES_CLOSING,
 	/* a run of small one-way messages; */
 	COUNTER_MESSAGES_ONE_WAY,
-	/* the sends that follow a limit; */
-	COUNTER_MESSAGES_HELD,
 	/* the own end is not in the map, the mate is not, */
 	COUNTER_MESSAGES_UNMAPPED,
 	COUNTER_MESSAGES_NO_MATE,
@@ -185,23 +183,20 @@ struct end {
 	enum via via;
 	/* Why the last message went the way it went, as its messages_* counter. */
 	enum counter reason;
+	/* Messages below the bulk size sent in a row without an answer. */
+	__u32 one_way;
 	/* The first messages: their number, how many answered the mate, their size. */
 	__u32 observed;
 	__u32 turns;
 	__u64 observed_bytes;
-	/* Messages below the bulk size sent in a row without an answer. */
-	__u32 one_way;
-	/* Sends that still go through TCP after a limit was met. */
-	__u32 hold;
 	/* Redirected so far, and the two checkpoints that bound what is queued (law 6). */
 	struct checkpoint sent;
 	struct checkpoint older;
 	struct checkpoint newer;
 	/* Callback flags of the socket that were not set before this program set them. */
 	__u32 callbacks;
-	/* Operand of the full barrier. */
+	/* Operand of the full barrier: always 0. */
 	__u32 fence;
-	__u32 pad;
 };
 
 #endif

@@ -34,7 +34,8 @@ static __always_inline enum counter pattern_of(struct end *end)
  * loads must happen in this order: a byte is first counted by rcv_nxt, then in the receive queue, then perhaps with the
  * psock's worker, and last in the psock's queue. Softirq and reader hold the receiver's lock over the whole move.
  */
-static __always_inline bool is_in_order(struct end *end, struct tcp_sock *own, struct tcp_sock *mate, struct sk_psock *psock)
+static __always_inline bool is_in_order(struct end *end, struct tcp_sock *own, struct tcp_sock *mate,
+					struct sk_psock *psock)
 {
 	if (READ_ONCE(mate->rcv_nxt) != own->write_seq)
 		return false;
@@ -64,7 +65,8 @@ static __always_inline __u64 queued_messages(struct end *end, __u32 queued)
 /* Law 6: half of the receive buffer is the line; above all of it the kernel drops segments and the connection waits for
  * retransmission timers. A direction comes back below a quarter.
  */
-static __always_inline enum counter limit_of(struct end *end, struct sock *mate, struct sk_psock *psock, __u32 size)
+static __always_inline enum counter limit_of(struct end *end, struct sock *mate, struct sk_psock *psock,
+					     __u32 size)
 {
 	__u32 shift = end->via == VIA_REDIRECT ? 1 : 2;
 	__s64 bytes = mate->sk_rcvbuf >> shift;
@@ -81,8 +83,8 @@ static __always_inline enum counter limit_of(struct end *end, struct sock *mate,
 /* The mate is in the map and alive under RCU. Whether this message may go to its queue; `admission` is the pattern that
  * admits the flow with this message, or COUNTERS where it is admitted already.
  */
-static __always_inline enum counter judge_mate(struct sk_msg *kmsg, struct end *end, struct flow *flow, struct tcp_sock *own,
-					       __u32 size, enum counter admission)
+static __always_inline enum counter judge_mate(struct sk_msg *kmsg, struct end *end, struct flow *flow,
+					       struct tcp_sock *own, __u32 size, enum counter admission)
 {
 	struct tcp_sock *tcp = kernel_object(kmsg->sk_redir, struct tcp_sock);
 	struct sock *mate = sock_of(tcp);
@@ -112,7 +114,8 @@ static __always_inline enum counter judge_mate(struct sk_msg *kmsg, struct end *
 /* Look at the first messages until the flow shows its nature: COUNTERS to go on observing, else the pattern that would
  * admit it, or COUNTER_MESSAGES_TCP_ONLY.
  */
-static __always_inline enum counter observe(struct end *end, struct flow *flow, struct tcp_sock *own, bool turn, __u32 size)
+static __always_inline enum counter observe(struct end *end, struct flow *flow, struct tcp_sock *own,
+					    bool turn, __u32 size)
 {
 	struct file *file = file_of(sock_of(own));
 	enum counter pattern;
@@ -133,7 +136,8 @@ static __always_inline enum counter observe(struct end *end, struct flow *flow, 
 /* An admitted flow, as far as its own end tells: COUNTERS to go on to the mate. Runs of small one-way messages are slower
  * redirected than through TCP, which joins them: 0.4 of plain TCP at 1 KiB.
  */
-static __always_inline enum counter judge_own(struct end *end, struct flow *flow, struct tcp_sock *own, bool turn, __u32 size)
+static __always_inline enum counter judge_own(struct end *end, struct flow *flow, struct tcp_sock *own,
+					      bool turn, __u32 size)
 {
 	struct file *file = file_of(sock_of(own));
 
@@ -146,10 +150,6 @@ static __always_inline enum counter judge_own(struct end *end, struct flow *flow
 	} else if (++end->one_way >= one_way_tcp) {
 		return end->one_way >= one_way_drain ? send_back(flow, COUNTER_DRAIN_ONE_WAY) :
 						       COUNTER_MESSAGES_ONE_WAY;
-	}
-	if (end->via == VIA_TCP && end->hold) {
-		end->hold--;
-		return COUNTER_MESSAGES_HELD;
 	}
 	return COUNTERS;
 }
@@ -165,7 +165,8 @@ static __always_inline void account(struct end *end, struct flow *flow, __u32 si
 }
 
 /* Which counter the message falls under; it is redirected if that is COUNTER_MESSAGES_REDIRECTED. */
-static __always_inline enum counter judge(struct sk_msg_md *msg, struct sk_msg *kmsg, struct bpf_sock *sk, struct end *end)
+static __always_inline enum counter judge(struct sk_msg_md *msg, struct sk_msg *kmsg, struct bpf_sock *sk,
+					  struct end *end)
 {
 	struct tcp_sock *own = bpf_skc_to_tcp_sock(sk);
 	enum counter reason, admission = COUNTERS;
@@ -218,8 +219,6 @@ static __always_inline enum counter judge(struct sk_msg_md *msg, struct sk_msg *
 		account(end, flow, size);
 	else
 		redirect_to_tcp(msg, end);
-	if (reason == COUNTER_MESSAGES_LIMIT_BYTES || reason == COUNTER_MESSAGES_LIMIT_COUNT)
-		end->hold = hold_sends;
 	return reason;
 }
 

@@ -5,7 +5,7 @@ mod requirements;
 mod sys;
 
 /// What libbpf-cargo makes of `src/bpf/sockredir.bpf.c`.
-#[expect(clippy::all, dead_code, reason = "generated")]
+#[allow(clippy::all, dead_code, reason = "generated")]
 mod skeleton {
     include!(concat!(env!("OUT_DIR"), "/sockredir.skel.rs"));
 }
@@ -62,7 +62,11 @@ impl<'a> Datapath<'a> {
         let mut open = SockredirSkelBuilder::default()
             .open(storage)
             .context("failed to open the datapath's object")?;
-        let rodata = open.maps.rodata_data.as_deref_mut().context("the datapath's object has no options")?;
+        let rodata = open
+            .maps
+            .rodata_data
+            .as_deref_mut()
+            .context("the datapath's object has no options")?;
         rodata.admit_any = options.admit_blocking;
         rodata.ports_included = *options.ports.words();
         rodata.ports_excluded = *options.exclude_ports.words();
@@ -71,16 +75,25 @@ impl<'a> Datapath<'a> {
             .set_max_entries(options.max_flows * 2)
             .and_then(|()| open.maps.sockredir_flow.set_max_entries(options.max_flows))
             .context("failed to set the size of the datapath's maps")?;
-        let skel = open.load().context("failed to load the datapath into the kernel (-v shows libbpf's account)")?;
+        let skel = open
+            .load()
+            .context("failed to load the datapath into the kernel (-v shows libbpf's account)")?;
 
         let map = fd_of(&skel.maps.sockredir_map);
         for program in [&skel.progs.sockredir_msg, &skel.progs.sockredir_skb] {
-            program
-                .attach_sockmap(map)
-                .with_context(|| format!("failed to attach {} to the socket map", program.name().display()))?;
+            program.attach_sockmap(map).with_context(|| {
+                format!(
+                    "failed to attach {} to the socket map",
+                    program.name().to_string_lossy()
+                )
+            })?;
         }
         let counter_names = counter_names(&skel)?;
-        Ok(Self { cgroup: None, skel, counter_names })
+        Ok(Self {
+            cgroup: None,
+            skel,
+            counter_names,
+        })
     }
 
     /// From now on connections of the cgroup's programs are accelerated.
@@ -98,14 +111,24 @@ impl<'a> Datapath<'a> {
 
     /// Lets every idle end of this network namespace drain, or leave the map if it has drained.
     pub fn release_idle(&self) -> Result<()> {
-        let link = self.skel.progs.sockredir_stop.attach_trace().context("failed to attach the drain's iterator")?;
+        let link = self
+            .skel
+            .progs
+            .sockredir_stop
+            .attach_trace()
+            .context("failed to attach the drain's iterator")?;
         read_all(&link).context("failed to run the drain's iterator")?;
         Ok(())
     }
 
     pub fn ends(&self) -> Result<Ends> {
         let map = self.skel.maps.sockredir_map.as_fd();
-        let link = self.skel.progs.sockredir_ends.attach_iter(map).context("failed to attach the map's iterator")?;
+        let link = self
+            .skel
+            .progs
+            .sockredir_ends
+            .attach_iter(map)
+            .context("failed to attach the map's iterator")?;
         let lines = read_all(&link).context("failed to read the socket map")?;
         let mut ends = Ends::default();
         for line in lines.lines() {
@@ -123,7 +146,12 @@ impl<'a> Datapath<'a> {
                 .lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY)
                 .context("failed to read the counters")?
                 .context("the counters' map is too small")?;
-            let value = |cpu: &Vec<u8>| cpu.as_slice().try_into().map(u64::from_ne_bytes).unwrap_or_default();
+            let value = |cpu: &Vec<u8>| {
+                cpu.as_slice()
+                    .try_into()
+                    .map(u64::from_ne_bytes)
+                    .unwrap_or_default()
+            };
             values.push(cpus.iter().map(value).sum());
         }
         Ok(Counters::new(&self.counter_names, values))
@@ -149,12 +177,29 @@ fn read_all(link: &Link) -> Result<String> {
 
 /// The names of `enum counter`, in order, from the object's own type information.
 fn counter_names(skel: &SockredirSkel<'_>) -> Result<Vec<String>> {
-    let btf = skel.object().btf()?.context("the datapath's object has no type information")?;
-    let counters: Enum<'_> = btf.type_by_name("counter").context("the datapath's object has no counters")?;
+    let btf = skel
+        .object()
+        .btf()?
+        .context("the datapath's object has no type information")?;
+    let counters: Enum<'_> = btf
+        .type_by_name("counter")
+        .context("the datapath's object has no counters")?;
     counters
         .iter()
-        .filter_map(|member| member.name?.to_str()?.strip_prefix("COUNTER_").map(str::to_lowercase))
+        .filter_map(|member| {
+            member
+                .name?
+                .to_str()?
+                .strip_prefix("COUNTER_")
+                .map(str::to_lowercase)
+        })
         .map(Ok)
         .collect::<Result<Vec<_>>>()
-        .and_then(|names| if names.is_empty() { Err(anyhow!("the datapath's counters have no names")) } else { Ok(names) })
+        .and_then(|names| {
+            if names.is_empty() {
+                Err(anyhow!("the datapath's counters have no names"))
+            } else {
+                Ok(names)
+            }
+        })
 }

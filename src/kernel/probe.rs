@@ -25,16 +25,25 @@ const AFTERWARDS: &[u8] = b"afterwards";
 impl Datapath<'_> {
     /// Fails with what this kernel gets wrong. Uses a map of its own; needs the loopback interface of the network namespace.
     pub fn probe(&mut self) -> Result<()> {
-        let (client, server) = connected_pair().context("failed to connect to the own loopback address")?;
+        let (client, server) = connected_pair().context(
+            "failed to try the kernel on a loopback connection (bring it up with `ip link set lo up`)",
+        )?;
         let map = &self.skel.maps.sockredir_probe;
         for program in [&self.skel.progs.sockredir_try, &self.skel.progs.sockredir_skb] {
-            program
-                .attach_sockmap(super::fd_of(map))
-                .with_context(|| format!("failed to attach {} to the probe's map", program.name().display()))?;
+            program.attach_sockmap(super::fd_of(map)).with_context(|| {
+                format!(
+                    "failed to attach {} to the probe's map",
+                    program.name().to_string_lossy()
+                )
+            })?;
         }
         for (index, end) in [(CLIENT, &client), (SERVER, &server)] {
-            map.update(&index.to_ne_bytes(), &end.as_raw_fd().to_ne_bytes(), MapFlags::ANY)
-                .context("failed to put the probe's connection into its map")?;
+            map.update(
+                &index.to_ne_bytes(),
+                &end.as_raw_fd().to_ne_bytes(),
+                MapFlags::ANY,
+            )
+            .context("failed to put the probe's connection into its map")?;
         }
 
         self.set_probe_target(SERVER)?;
@@ -58,7 +67,8 @@ impl Datapath<'_> {
         }
         let map = &self.skel.maps.sockredir_probe;
         for index in [CLIENT, SERVER] {
-            map.delete(&index.to_ne_bytes()).context("failed to take the probe's connection out of its map")?;
+            map.delete(&index.to_ne_bytes())
+                .context("failed to take the probe's connection out of its map")?;
         }
         send(&client, AFTERWARDS)?;
         if receive(&server, AFTERWARDS.len())? != AFTERWARDS {
@@ -71,7 +81,12 @@ impl Datapath<'_> {
     }
 
     fn set_probe_target(&mut self, target: u32) -> Result<()> {
-        let bss = self.skel.maps.bss_data.as_deref_mut().context("the datapath's object has no variables")?;
+        let bss = self
+            .skel
+            .maps
+            .bss_data
+            .as_deref_mut()
+            .context("the datapath's object has no variables")?;
         bss.probe_target = target;
         Ok(())
     }
@@ -86,7 +101,9 @@ fn connected_pair() -> io::Result<(TcpStream, TcpStream)> {
 }
 
 fn send(mut client: &TcpStream, bytes: &[u8]) -> Result<()> {
-    client.write_all(bytes).context("failed to send on the probe's connection")
+    client
+        .write_all(bytes)
+        .context("failed to send on the probe's connection")
 }
 
 /// Up to `size` bytes; fewer if no more arrive.

@@ -22,7 +22,11 @@ const REQUIREMENTS: [Requirement; 4] = [
         member: None,
         remedy: "Linux 6.12.75, 6.18.14 and later have it",
     },
-    Requirement { owner: "bpf_rdonly_cast", member: None, remedy: "Linux 6.12.75, 6.18.14 and later have it" },
+    Requirement {
+        owner: "bpf_rdonly_cast",
+        member: None,
+        remedy: "Linux 6.12.75, 6.18.14 and later have it",
+    },
     // Came with the FIONREAD that counts redirected bytes, without which readers that ask first would hang.
     Requirement {
         owner: "sk_psock",
@@ -35,10 +39,21 @@ const REQUIREMENTS: [Requirement; 4] = [
 pub fn check() -> Result<()> {
     let btf = Btf::from_vmlinux()
         .context("failed to read the kernel's type information (it needs CONFIG_DEBUG_INFO_BTF)")?;
-    for Requirement { owner, member, remedy } in REQUIREMENTS {
+    for Requirement {
+        owner,
+        member,
+        remedy,
+    } in REQUIREMENTS
+    {
         let (found, what) = match member {
-            Some(member) => (has_member(&btf, owner, member), format!("struct {owner} with {member}")),
-            None => (btf.type_by_name::<Func<'_>>(owner).is_some(), format!("the function {owner}")),
+            Some(member) => (
+                has_member(&btf, owner, member),
+                format!("struct {owner} with {member}"),
+            ),
+            None => (
+                btf.type_by_name::<Func<'_>>(owner).is_some(),
+                format!("the function {owner}"),
+            ),
         };
         if !found {
             bail!("this kernel lacks {what}: {remedy}");
@@ -48,6 +63,9 @@ pub fn check() -> Result<()> {
 }
 
 fn has_member(btf: &Btf<'_>, owner: &str, member: &str) -> bool {
-    btf.type_by_name::<Struct<'_>>(owner)
-        .is_some_and(|owner| owner.iter().any(|each| each.name.is_some_and(|name| name == member)))
+    btf.type_by_name::<Struct<'_>>(owner).is_some_and(|owner| {
+        owner
+            .iter()
+            .any(|each| each.name.is_some_and(|name| name == member))
+    })
 }

@@ -6,35 +6,89 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread;
+use std::sync::{Arc, Condvar, LazyLock, Mutex, PoisonError};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
+use super::kernel::remember_earlier_objects;
 use super::sys;
 use super::traffic::Traffic;
 
 /// How long a cgroup may stay busy after its processes were killed.
 const REMOVAL: Duration = Duration::from_secs(10);
 
+/// The kernel's BPF objects and memory counters are the whole machine's, so tests with an arena run one after the other;
+/// a test may have several.
+#[derive(Default)]
+struct Turns {
+    holder: Mutex<Option<(ThreadId, usize)>>,
+    changed: Condvar,
+}
+
+static TURNS: LazyLock<Turns> = LazyLock::new(Turns::default);
+
+struct Turn;
+
+impl Turn {
+    fn take() -> Self {
+        let this = thread::current().id();
+        let mut holder = TURNS.holder.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match &mut *holder {
+                Some((thread, count)) if *thread == this => *count += 1,
+                Some(_) => {
+                    holder = TURNS.changed.wait(holder).unwrap_or_else(PoisonError::into_inner);
+                    continue;
+                }
+                None => *holder = Some((this, 1)),
+            }
+            return Self;
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut holder = TURNS.holder.lock().unwrap_or_else(PoisonError::into_inner);
+        *holder = holder
+            .take()
+            .filter(|(_, count)| *count > 1)
+            .map(|(thread, count)| (thread, count - 1));
+        TURNS.changed.notify_all();
+    }
+}
+
 pub struct Arena {
     root: PathBuf,
     inside: PathBuf,
     outside: PathBuf,
     namespace: Arc<OwnedFd>,
+    _turn: Turn,
 }
 
 impl Arena {
     pub fn new() -> Self {
-        assert!(sys::is_root(), "the integration tests need root: they make cgroups and namespaces and load BPF");
+        assert!(
+            sys::is_root(),
+            "the integration tests need root: they make cgroups and namespaces and load BPF"
+        );
+        let turn = Turn::take();
+        remember_earlier_objects();
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let root = cgroup2_mount().join(format!("sockredir-test-{}-{number}", std::process::id()));
         let namespace = new_namespace().expect("failed to make a network namespace");
-        let arena =
-            Self { inside: root.join("inside"), outside: root.join("outside"), root, namespace: Arc::new(namespace) };
+        let arena = Self {
+            inside: root.join("inside"),
+            outside: root.join("outside"),
+            root,
+            namespace: Arc::new(namespace),
+            _turn: turn,
+        };
         for path in [&arena.root, &arena.inside, &arena.outside] {
-            fs::create_dir(path).unwrap_or_else(|e| panic!("failed to make the cgroup {}: {e}", path.display()));
+            fs::create_dir(path)
+                .unwrap_or_else(|e| panic!("failed to make the cgroup {}: {e}", path.display()));
         }
         arena
     }
@@ -48,7 +102,8 @@ impl Arena {
     pub fn subcgroup(&self, name: &str) -> PathBuf {
         let path = self.inside.join(name);
         if !path.is_dir() {
-            fs::create_dir(&path).unwrap_or_else(|e| panic!("failed to make the cgroup {}: {e}", path.display()));
+            fs::create_dir(&path)
+                .unwrap_or_else(|e| panic!("failed to make the cgroup {}: {e}", path.display()));
         }
         path
     }
@@ -57,7 +112,9 @@ impl Arena {
     pub fn loopback_bytes(&self) -> u64 {
         let text = self.in_namespace(|| fs::read_to_string("/proc/thread-self/net/dev"));
         let text = text.expect("failed to read the counters of the interfaces");
-        let line = text.lines().find_map(|line| line.trim_start().strip_prefix("lo:"));
+        let line = text
+            .lines()
+            .find_map(|line| line.trim_start().strip_prefix("lo:"));
         let bytes = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
         bytes.unwrap_or_else(|| panic!("no loopback interface in the namespace:\n{text}"))
     }
@@ -89,7 +146,7 @@ impl Arena {
         let file = OpenOptions::new().write(true).open(&procs);
         let file = file.unwrap_or_else(|error| panic!("failed to open {}: {error}", procs.display()));
         let mut command = Command::new(program);
-        sys::start_inside(&mut command, Some(Arc::new(file)), Arc::clone(&self.namespace));
+        sys::start_inside(&mut command, file, Arc::clone(&self.namespace));
         command
     }
 
@@ -124,7 +181,10 @@ fn remove(cgroup: &Path) -> io::Result<()> {
             remove(&entry.path())?;
         }
     }
-    for pid in fs::read_to_string(cgroup.join("cgroup.procs"))?.lines().filter_map(|line| line.parse().ok()) {
+    for pid in fs::read_to_string(cgroup.join("cgroup.procs"))?
+        .lines()
+        .filter_map(|line| line.parse().ok())
+    {
         // It may have ended by itself.
         let _ = sys::signal(pid, libc::SIGKILL);
         sys::reap(pid);
@@ -133,14 +193,22 @@ fn remove(cgroup: &Path) -> io::Result<()> {
 }
 
 /// Where the cgroup2 hierarchy is mounted, on hybrid hosts too.
-fn cgroup2_mount() -> PathBuf {
+pub fn cgroup2_mounts() -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("failed to read /proc/self/mountinfo");
-    let mount = mounts.lines().find_map(|line| {
+    let mount = |line: &str| {
         let (front, back) = line.split_once(" - ")?;
-        (back.split(' ').next() == Some("cgroup2")).then(|| front.split(' ').nth(4)).flatten()
-    });
-    let mount = mount.expect("the integration tests need cgroup2, and no cgroup2 hierarchy is mounted");
-    PathBuf::from(mount.replace("\\040", " "))
+        let path = front.split(' ').nth(4)?.replace("\\040", " ");
+        (back.split(' ').next() == Some("cgroup2")).then(|| PathBuf::from(path))
+    };
+    mounts.lines().filter_map(mount).collect()
+}
+
+fn cgroup2_mount() -> PathBuf {
+    let mounts = cgroup2_mounts();
+    mounts
+        .into_iter()
+        .next()
+        .expect("the integration tests need cgroup2, and no cgroup2 hierarchy is mounted")
 }
 
 /// A network namespace without a name; it lasts as long as the descriptor and the processes in it.
@@ -150,5 +218,7 @@ fn new_namespace() -> io::Result<OwnedFd> {
         sys::loopback_up()?;
         File::open("/proc/thread-self/ns/net").map(OwnedFd::from)
     });
-    maker.join().map_err(|_| io::Error::other("the thread that makes the namespace panicked"))?
+    maker
+        .join()
+        .map_err(|_| io::Error::other("the thread that makes the namespace panicked"))?
 }

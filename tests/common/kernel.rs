@@ -1,36 +1,87 @@
 //! Owns what the kernel says: which BPF objects of ours it holds, and what it warned of.
 
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
+use std::sync::LazyLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use libbpf_rs::query::{LinkInfoIter, MapInfoIter, ProgInfoIter};
+use libbpf_rs::{MapCore, MapHandle};
 
 const PREFIX: &str = "sockredir";
 
-/// The programs and maps in the kernel that carry our name, and the links of such programs.
-pub fn kernel_objects() -> Vec<String> {
-    let mut objects = Vec::new();
-    let mut ours = Vec::new();
-    for program in ProgInfoIter::default() {
-        let name = program.name.to_string_lossy();
-        if name.starts_with(PREFIX) {
-            ours.push(program.id);
-            objects.push(format!("program {} {name}", program.id));
-        }
-    }
-    for map in MapInfoIter::default() {
-        let name = map.name.to_string_lossy();
-        if name.starts_with(PREFIX) {
-            objects.push(format!("map {} {name}", map.id));
-        }
-    }
-    for link in LinkInfoIter::default().filter(|link| ours.contains(&link.prog_id)) {
-        objects.push(format!("link {} of program {}", link.id, link.prog_id));
-    }
+/// What was there before this process had an arena is another one's.
+static EARLIER: LazyLock<Vec<Object>> = LazyLock::new(all_objects);
+
+#[derive(PartialEq, Eq)]
+struct Object {
+    kind: &'static str,
+    id: u32,
+    name: String,
+}
+
+/// Takes note of the objects that belong to others.
+pub fn remember_earlier_objects() {
+    LazyLock::force(&EARLIER);
+}
+
+/// The programs and maps that carry our name, and the links of such programs.
+fn all_objects() -> Vec<Object> {
+    let object = |kind, id, name: &OsStr| Object {
+        kind,
+        id,
+        name: name.to_string_lossy().into_owned(),
+    };
+    let programs = ProgInfoIter::default().map(|program| object("program", program.id, &program.name));
+    let maps = MapInfoIter::default().map(|map| object("map", map.id, &map.name));
+    let mut objects: Vec<_> = programs
+        .chain(maps)
+        .filter(|object| object.name.starts_with(PREFIX))
+        .collect();
+    let is_ours = |id| {
+        objects
+            .iter()
+            .any(|object| object.kind == "program" && object.id == id)
+    };
+    let links: Vec<_> = LinkInfoIter::default()
+        .filter(|link| is_ours(link.prog_id))
+        .collect();
+    objects.extend(links.iter().map(|link| Object {
+        kind: "link",
+        id: link.id,
+        name: format!("of program {}", link.prog_id),
+    }));
     objects
+}
+
+fn our_objects() -> impl Iterator<Item = Object> {
+    all_objects()
+        .into_iter()
+        .filter(|object| !EARLIER.contains(object))
+}
+
+/// The programs, maps and links that the tools of this test process have brought into the kernel.
+pub fn kernel_objects() -> Vec<String> {
+    our_objects()
+        .map(|object| format!("{} {} {}", object.kind, object.id, object.name))
+        .collect()
+}
+
+/// How many entries the maps of this name hold.
+pub fn map_entries(name: &str) -> usize {
+    let maps: Vec<_> = our_objects()
+        .filter(|object| object.kind == "map" && object.name == name)
+        .collect();
+    assert!(!maps.is_empty(), "the kernel has no map {name}");
+    let entries = maps.iter().map(|map| {
+        let handle = MapHandle::from_map_id(map.id);
+        let handle = handle.unwrap_or_else(|error| panic!("failed to open the map {name}: {error}"));
+        handle.keys().count()
+    });
+    entries.sum()
 }
 
 /// Waits until none of our objects is left; the kernel frees them some time after their last user.
@@ -41,7 +92,10 @@ pub fn wait_until_gone(within: Duration) {
         if left.is_empty() {
             return;
         }
-        assert!(Instant::now() < deadline, "still in the kernel after {within:?}: {left:#?}");
+        assert!(
+            Instant::now() < deadline,
+            "still in the kernel after {within:?}: {left:#?}"
+        );
         thread::sleep(Duration::from_millis(20));
     }
 }
@@ -52,9 +106,13 @@ pub struct KernelLog(File);
 impl KernelLog {
     /// The end of the log as it is now.
     pub fn mark() -> Self {
-        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg");
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open("/dev/kmsg");
         let mut file = file.expect("failed to open /dev/kmsg");
-        file.seek(SeekFrom::End(0)).expect("failed to go to the end of /dev/kmsg");
+        file.seek(SeekFrom::End(0))
+            .expect("failed to go to the end of /dev/kmsg");
         Self(file)
     }
 

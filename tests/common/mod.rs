@@ -1,15 +1,21 @@
 //! The harness of the integration tests: places to run in, the programs that run there, and what the kernel says of them.
-#![allow(dead_code, unused_imports, reason = "every test uses its own part of the harness")]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "every test uses its own part of the harness"
+)]
 
 mod arena;
 mod kernel;
 mod process;
+mod restrict;
 mod sys;
 mod tool;
 mod traffic;
 
 pub use arena::Arena;
-pub use kernel::{KernelLog, kernel_objects, wait_until_gone};
+pub use kernel::{KernelLog, kernel_objects, map_entries, wait_until_gone};
 pub use process::Process;
+pub use restrict::{drop_capabilities, hide_cgroup2, replace_btf, without_loopback};
 pub use tool::{Tool, ToolReport};
 pub use traffic::{Traffic, TrafficReport};

@@ -43,7 +43,11 @@ impl Output {
                 let text = String::from_utf8_lossy(&line).trim_end().to_string();
                 line.clear();
                 let mut lines = output.lock();
-                if is_stdout { lines.stdout.push(text) } else { lines.stderr.push(text) }
+                if is_stdout {
+                    lines.stdout.push(text)
+                } else {
+                    lines.stderr.push(text)
+                }
                 output.changed.notify_all();
             }
             output.lock().stdout_ended |= is_stdout;
@@ -55,14 +59,25 @@ impl Output {
 impl Process {
     /// Starts a command with all of its standard streams in our hands.
     pub fn start(mut command: Command) -> Self {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let name = format!("{command:?}");
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("failed to start {name}: {error}"));
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("failed to start {name}: {error}"));
         let output = Arc::new(Output::default());
         let mut readers = Vec::new();
         readers.extend(child.stdout.take().map(|stdout| output.collect(stdout, true)));
         readers.extend(child.stderr.take().map(|stderr| output.collect(stderr, false)));
-        Self { name, stdin: child.stdin.take(), child, output, readers }
+        Self {
+            name,
+            stdin: child.stdin.take(),
+            child,
+            output,
+            readers,
+        }
     }
 
     pub fn pid(&self) -> u32 {
@@ -89,14 +104,23 @@ impl Process {
         let deadline = Instant::now() + within;
         let mut lines = self.output.lock();
         loop {
-            let found = lines.stdout.iter().filter(|line| line.starts_with(prefix)).nth(count - 1).cloned();
+            let found = lines
+                .stdout
+                .iter()
+                .filter(|line| line.starts_with(prefix))
+                .nth(count - 1)
+                .cloned();
             if let Some(line) = found {
                 return line;
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if lines.stdout_ended || left.is_zero() {
                 drop(lines);
-                let why = if left.is_zero() { "in time" } else { "before the end of its output" };
+                let why = if left.is_zero() {
+                    "in time"
+                } else {
+                    "before the end of its output"
+                };
                 panic!("no line `{prefix}` {why}: {}", self.transcript_after_end());
             }
             let waited = self.output.changed.wait_timeout(lines, left);
@@ -107,7 +131,10 @@ impl Process {
     pub fn send_line(&mut self, line: &str) {
         let stdin = self.stdin.as_mut().expect("standard input is closed already");
         if let Err(error) = writeln!(stdin, "{line}").and_then(|()| stdin.flush()) {
-            panic!("failed to write to standard input: {error}: {}", self.transcript_after_end());
+            panic!(
+                "failed to write to standard input: {error}: {}",
+                self.transcript_after_end()
+            );
         }
     }
 

@@ -1,5 +1,6 @@
 //! Owns the system calls of the harness that std lacks, with all of its `unsafe`.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::mem;
@@ -9,7 +10,11 @@ use std::process::Command;
 use std::sync::Arc;
 
 fn check(result: i32) -> io::Result<i32> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
 }
 
 pub fn is_root() -> bool {
@@ -50,19 +55,58 @@ pub fn loopback_up() -> io::Result<()> {
     Ok(())
 }
 
+/// Runs something in the child before it executes; it must only make system calls.
+pub fn before_exec(command: &mut Command, work: impl Fn() -> io::Result<()> + Send + Sync + 'static) {
+    // SAFETY: the callers in this harness make system calls that are safe between fork and exec, and allocate nothing.
+    unsafe { command.pre_exec(work) };
+}
+
 /// Lets the child move into a cgroup (an open `cgroup.procs`) and a network namespace before it executes.
-pub fn start_inside(command: &mut Command, cgroup: Option<Arc<File>>, namespace: Arc<OwnedFd>) {
-    let enter = move || {
-        if let Some(procs) = &cgroup {
-            // SAFETY: one byte of a constant.
-            if unsafe { libc::write(procs.as_raw_fd(), c"0".as_ptr().cast(), 1) } != 1 {
-                return Err(io::Error::last_os_error());
-            }
+pub fn start_inside(command: &mut Command, procs: File, namespace: Arc<OwnedFd>) {
+    before_exec(command, move || {
+        // SAFETY: one byte of a constant.
+        if unsafe { libc::write(procs.as_raw_fd(), c"0".as_ptr().cast(), 1) } != 1 {
+            return Err(io::Error::last_os_error());
         }
         enter_network(namespace.as_fd())
-    };
-    // SAFETY: the closure only makes the system calls write and setns, which are safe between fork and exec.
-    unsafe { command.pre_exec(enter) };
+    });
+}
+
+/// Makes sure that the calling process loses a capability when it executes.
+pub fn drop_capability(number: u64) -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) })?;
+    Ok(())
+}
+
+/// Gives the calling process mounts of its own; what it changes nobody else sees.
+pub fn unshare_mounts() -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
+    let flags = libc::MS_REC | libc::MS_PRIVATE;
+    let none = std::ptr::null();
+    // SAFETY: the target is a constant, and a change of propagation uses no other pointer.
+    check(unsafe { libc::mount(none, c"/".as_ptr(), none, flags, none.cast()) })?;
+    Ok(())
+}
+
+pub fn unmount(path: &CStr) -> io::Result<()> {
+    // SAFETY: the path ends with a zero byte.
+    check(unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) })?;
+    Ok(())
+}
+
+pub fn bind_mount(file: &CStr, over: &CStr) -> io::Result<()> {
+    let none = std::ptr::null();
+    // SAFETY: both paths end with a zero byte, and a bind mount uses no other pointer.
+    check(unsafe { libc::mount(file.as_ptr(), over.as_ptr(), none, libc::MS_BIND, none.cast()) })?;
+    Ok(())
+}
+
+pub fn unlink(path: &CStr) -> io::Result<()> {
+    // SAFETY: the path ends with a zero byte.
+    check(unsafe { libc::unlink(path.as_ptr()) })?;
+    Ok(())
 }
 
 pub fn signal(pid: u32, signal: i32) -> io::Result<()> {

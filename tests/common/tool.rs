@@ -1,5 +1,6 @@
 //! Owns a running `sockredir`: started for an arena, stopped or killed, and the totals that it prints at its end.
 
+use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -14,16 +15,16 @@ pub struct Tool(Process);
 impl Tool {
     /// Starts the tool for the arena's cgroup, itself outside of it, and waits until it is ready.
     pub fn start(arena: &Arena, arguments: &[&str]) -> Self {
-        let mut tool = Self::start_unready(arena, arguments);
-        tool.0.wait_for_line("ready", 1, READY);
-        tool
+        Self::start_for(arena, arena.cgroup(), arguments)
     }
 
-    /// As `start`, without waiting.
-    pub fn start_unready(arena: &Arena, arguments: &[&str]) -> Self {
+    /// As `start`, for a cgroup below the arena's.
+    pub fn start_for(arena: &Arena, cgroup: &Path, arguments: &[&str]) -> Self {
         let mut command = arena.host_command(env!("CARGO_BIN_EXE_sockredir"));
-        command.arg("--cgroup").arg(arena.cgroup()).args(arguments);
-        Self(Process::start(command))
+        command.arg("--cgroup").arg(cgroup).args(arguments);
+        let mut tool = Self(Process::start(command));
+        tool.0.wait_for_line("ready", 1, READY);
+        tool
     }
 
     pub fn pid(&self) -> u32 {
@@ -55,7 +56,12 @@ impl Tool {
     /// Waits for an end that comes by itself.
     pub fn wait(mut self) -> ToolReport {
         let status = self.0.wait(STOP);
-        ToolReport { status, stdout: self.0.stdout(), stderr: self.0.stderr(), transcript: self.0.transcript() }
+        ToolReport {
+            status,
+            stdout: self.0.stdout(),
+            stderr: self.0.stderr(),
+            transcript: self.0.transcript(),
+        }
     }
 
     /// Ends the tool without giving it a chance to clean up.
@@ -83,7 +89,9 @@ pub fn counter_of(stdout: &[String], name: &str) -> Option<u64> {
     let start = stdout.iter().rposition(|line| line.trim() == "totals")?;
     let value = stdout[start + 1..].iter().find_map(|line| {
         let mut columns = line.split_whitespace();
-        (columns.next()? == name).then(|| columns.next()?.parse().ok()).flatten()
+        (columns.next()? == name)
+            .then(|| columns.next()?.parse().ok())
+            .flatten()
     });
     Some(value.unwrap_or(0))
 }

@@ -16,7 +16,10 @@ impl Traffic {
     /// The example program, which cargo builds beside the tests.
     pub fn program() -> PathBuf {
         let test = std::env::current_exe().expect("failed to find the running test");
-        let profile = test.parent().and_then(|deps| deps.parent()).expect("a test lies in target/<profile>/deps");
+        let profile = test
+            .parent()
+            .and_then(|deps| deps.parent())
+            .expect("a test lies in target/<profile>/deps");
         let program = profile.join("examples/traffic");
         assert!(
             program.is_file(),
@@ -67,7 +70,12 @@ impl Traffic {
     pub fn wait(mut self) -> TrafficReport {
         self.0.close_stdin();
         let status = self.0.wait(DEADLINE);
-        TrafficReport { status, stdout: self.0.stdout(), stderr: self.0.stderr(), transcript: self.0.transcript() }
+        TrafficReport {
+            status,
+            stdout: self.0.stdout(),
+            stderr: self.0.stderr(),
+            transcript: self.0.transcript(),
+        }
     }
 }
 
@@ -84,7 +92,10 @@ impl TrafficReport {
     }
 
     pub fn value(&self, name: &str) -> u64 {
-        let value = self.stdout.iter().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')?.parse().ok());
+        let value = self
+            .stdout
+            .iter()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix('=')?.parse().ok());
         value.unwrap_or_else(|| panic!("no value `{name}`: {}", self.transcript))
     }
 }

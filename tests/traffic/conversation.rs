@@ -18,6 +18,13 @@ impl Side {
             Side::Server => 1,
         }
     }
+
+    pub fn other(self) -> Side {
+        match self {
+            Side::Client => Side::Server,
+            Side::Server => Side::Client,
+        }
+    }
 }
 
 /// What an end has done so far.
@@ -65,8 +72,8 @@ pub enum Reading {
     Drain { buffer: usize },
     /// Edge-triggered, until a read is shorter than asked: nginx and tokio.
     Edge { buffer: usize },
-    /// Edge-triggered, what FIONREAD says, until it says nothing.
-    Fionread,
+    /// Edge-triggered, what FIONREAD says, until it says nothing; the first read asks it only `at_once`.
+    Fionread { at_once: bool },
     /// Level-triggered, one read for each event.
     Level { buffer: usize },
 }

@@ -45,7 +45,12 @@ struct Exchange {
 
 impl Exchange {
     fn new(side: Side, size: u64, count: u64) -> Self {
-        Self { side, size, count, step: 0 }
+        Self {
+            side,
+            size,
+            count,
+            step: 0,
+        }
     }
 }
 
@@ -70,11 +75,18 @@ impl Script for Exchange {
 pub fn main(mut options: Options) -> Result<()> {
     options.common.settle_seed();
     let connections = options.common.connections.unwrap_or(1);
-    let echo = Echo { connections, count: options.count, size: options.size };
+    let echo = Echo {
+        connections,
+        count: options.count,
+        size: options.size,
+    };
     let run = Run::new(&options.common, connections, Box::new(echo))?;
     let start = Instant::now();
     let tally = run.start().finish()?;
     let microseconds = start.elapsed().as_micros();
-    println!("payload_bytes={}\nmessages={}\nmicroseconds={microseconds}", tally.bytes, tally.messages);
+    println!(
+        "payload_bytes={}\nmessages={}\nmicroseconds={microseconds}",
+        tally.bytes, tally.messages
+    );
     Ok(())
 }

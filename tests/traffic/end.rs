@@ -15,6 +15,7 @@ use crate::sys;
 /// So much is done for one end before it is another one's turn.
 const READS_PER_TURN: usize = 4;
 const OPS_PER_TURN: usize = 64;
+const FIRST_READ: usize = 1024;
 
 /// Buffers of a loop, lent to the end whose turn it is.
 pub struct Scratch {
@@ -60,6 +61,7 @@ pub struct End {
     paused_until: Option<Instant>,
     asleep_until: Option<Instant>,
     parked: bool,
+    asks: bool,
 }
 
 /// The errors by which a socket tells that the other end reset the connection.
@@ -72,7 +74,9 @@ impl End {
     pub fn new(run: &Run, connection: Arc<Connection>, side: Side, stream: TcpStream) -> Self {
         let (outgoing, incoming) = run.streams(&connection, side);
         let reading = run.workload.reading(connection.id, side);
-        connection.end(side).opened(stream.as_raw_fd(), format!("{reading:?}"));
+        connection
+            .end(side)
+            .opened(stream.as_raw_fd(), format!("{reading:?}"));
         let level = matches!(reading, Reading::Level { .. });
         // A level-triggered writer learns that it must wait by EAGAIN only.
         let interest = match (level, side) {
@@ -99,6 +103,7 @@ impl End {
             paused_until: None,
             asleep_until: None,
             parked: false,
+            asks: matches!(reading, Reading::Fionread { at_once: true }),
         }
     }
 
@@ -207,14 +212,22 @@ impl End {
     }
 
     fn read(&mut self, scratch: &mut Scratch) -> Result<(), String> {
+        let mut promised = false;
         let mut room = match self.reading {
             Reading::Drain { buffer } | Reading::Edge { buffer } | Reading::Level { buffer } => buffer,
-            Reading::Fionread => {
-                let unread = sys::unread(self.stream.as_raw_fd()).map_err(|e| format!("FIONREAD failed: {e}"))?;
+            // As nginx does, which asks for what is left after a read.
+            Reading::Fionread { .. } if !self.asks => {
+                self.asks = true;
+                FIRST_READ
+            }
+            Reading::Fionread { .. } => {
+                let unread =
+                    sys::unread(self.stream.as_raw_fd()).map_err(|e| format!("FIONREAD failed: {e}"))?;
                 if unread == 0 && !self.hangup {
                     self.readable = false;
                     return Ok(());
                 }
+                promised = unread > 0;
                 // Only a read tells an end of file from an empty queue.
                 unread.max(1)
             }
@@ -226,6 +239,9 @@ impl End {
                 return Ok(());
             }
             Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && promised => {
+                return Err(format!("recv says EAGAIN where FIONREAD said {room}"));
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.readable = false;
                 return Ok(());
@@ -234,7 +250,7 @@ impl End {
             Err(error) => return self.broken("recv", &error),
         };
         self.readable = match self.reading {
-            Reading::Drain { .. } | Reading::Fionread => true,
+            Reading::Drain { .. } | Reading::Fionread { .. } => true,
             Reading::Edge { .. } => count == room || self.hangup,
             Reading::Level { .. } => false,
         };
@@ -286,7 +302,11 @@ impl End {
             Op::PauseReading(_) => false,
             Op::ShutdownWrite => {
                 self.connection.end(self.side).write_closed();
-                match self.stream.shutdown(Shutdown::Write).or_else(|error| self.broken("shutdown", &error)) {
+                match self
+                    .stream
+                    .shutdown(Shutdown::Write)
+                    .or_else(|error| self.broken("shutdown", &error))
+                {
                     Ok(()) => false,
                     Err(text) => return Step::Failed(text),
                 }
@@ -341,7 +361,9 @@ impl End {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.writable = false;
-                self.connection.end(self.side).set(Stage::SendBlocked, length as u64);
+                self.connection
+                    .end(self.side)
+                    .set(Stage::SendBlocked, length as u64);
                 return Ok(length);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(length),

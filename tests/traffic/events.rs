@@ -55,7 +55,10 @@ pub fn drive(run: &Arc<Run>, side: Side) -> Result<Tally> {
     if side == Side::Server {
         for (number, (listener, _)) in run.listeners.iter().enumerate() {
             epoll.add(listener, sys::IN | sys::EDGE, FIRST_LISTENER + number as u64)?;
-            acceptors.push(Acceptor { ready: false, delayed_until: None });
+            acceptors.push(Acceptor {
+                ready: false,
+                delayed_until: None,
+            });
         }
     }
     let mut this = Loop {
@@ -98,7 +101,9 @@ impl Loop<'_> {
                     }
                 }
             }
-            self.epoll.wait(self.patience(), &mut events).context("failed to wait for events")?;
+            self.epoll
+                .wait(self.patience(), &mut events)
+                .context("failed to wait for events")?;
             for (token, bits) in events.drain(..) {
                 self.on_event(token, bits);
             }
@@ -115,9 +120,12 @@ impl Loop<'_> {
     /// Opens connections up to the number at a time; true when none is open and none is to come.
     fn open(&mut self) -> Result<bool> {
         while self.live < self.run.connections {
-            let Some(connection) = self.run.open_next() else { break };
+            let Some(connection) = self.run.open_next() else {
+                break;
+            };
             let stream = sys::connect(self.run.target(&connection), true).context("failed to connect")?;
             self.run.expect(&connection, stream.local_addr()?);
+            self.run.tune(&connection, &stream)?;
             self.insert(End::new(self.run, connection, Side::Client, stream))?;
         }
         Ok(self.live == 0)
@@ -131,8 +139,11 @@ impl Loop<'_> {
                 continue;
             }
             if acceptor.delayed_until.is_none() {
-                acceptor.delayed_until =
-                    self.run.workload.accept_delay(&mut self.random).map(|delay| now + delay);
+                acceptor.delayed_until = self
+                    .run
+                    .workload
+                    .accept_delay(&mut self.random)
+                    .map(|delay| now + delay);
                 if acceptor.delayed_until.is_some() {
                     continue;
                 }
@@ -153,6 +164,7 @@ impl Loop<'_> {
             };
             self.seen += 1;
             if let Some(connection) = run.claim(number, client) {
+                run.tune(&connection, &stream)?;
                 self.insert(End::new(run, connection, Side::Server, stream))?;
             }
         }
@@ -160,7 +172,11 @@ impl Loop<'_> {
 
     fn insert(&mut self, end: End) -> Result<()> {
         let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot { end: None, queued: false, timer: None });
+            self.slots.push(Slot {
+                end: None,
+                queued: false,
+                timer: None,
+            });
             self.slots.len() - 1
         });
         self.epoll.add(&end.stream, end.interest, slot as u64)?;
@@ -196,7 +212,9 @@ impl Loop<'_> {
     fn turn(&mut self, slot: usize) -> Result<()> {
         let place = &mut self.slots[slot];
         place.queued = false;
-        let Some(end) = place.end.as_mut() else { return Ok(()) };
+        let Some(end) = place.end.as_mut() else {
+            return Ok(());
+        };
         match end.turn(self.run, &mut self.scratch) {
             Turn::Again => self.queue(slot),
             Turn::Wait => {
@@ -213,7 +231,11 @@ impl Loop<'_> {
                 }
             }
             Turn::Closed => {
-                *place = Slot { end: None, queued: false, timer: None };
+                *place = Slot {
+                    end: None,
+                    queued: false,
+                    timer: None,
+                };
                 self.free.push(slot);
                 self.live -= 1;
             }
@@ -242,9 +264,16 @@ impl Loop<'_> {
             return 0;
         }
         let now = Instant::now();
-        let acceptors = self.acceptors.iter().filter_map(|acceptor| acceptor.delayed_until);
-        let next = acceptors.chain(self.times.peek().map(|Reverse((at, _))| *at)).min();
-        let wait = next.map_or(LONGEST_WAIT, |at| at.saturating_duration_since(now).min(LONGEST_WAIT));
+        let acceptors = self
+            .acceptors
+            .iter()
+            .filter_map(|acceptor| acceptor.delayed_until);
+        let next = acceptors
+            .chain(self.times.peek().map(|Reverse((at, _))| *at))
+            .min();
+        let wait = next.map_or(LONGEST_WAIT, |at| {
+            at.saturating_duration_since(now).min(LONGEST_WAIT)
+        });
         wait.as_micros().div_ceil(1000) as i32
     }
 }

@@ -35,10 +35,16 @@ impl Workload for Hold {
 
     fn script(&self, _connection: u64, side: Side) -> Box<dyn Script> {
         match side {
-            Side::Client => {
-                Box::new(Holder { ending: Arc::clone(&self.ending), round: 0, echoes: WARM_UP, step: Step::Send })
-            }
-            Side::Server => Box::new(Answerer { received: 0, waiting: true }),
+            Side::Client => Box::new(Holder {
+                ending: Arc::clone(&self.ending),
+                round: 0,
+                echoes: WARM_UP,
+                step: Step::Send,
+            }),
+            Side::Server => Box::new(Answerer {
+                received: 0,
+                waiting: true,
+            }),
         }
     }
 }
@@ -106,9 +112,15 @@ impl Script for Answerer {
 pub fn main(mut options: Options) -> Result<()> {
     options.common.settle_seed();
     let connections = options.common.connections.unwrap_or(64);
-    let until = options.common.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let until = options
+        .common
+        .seconds
+        .map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let ending = Arc::new(AtomicBool::new(false));
-    let hold = Hold { connections, ending: Arc::clone(&ending) };
+    let hold = Hold {
+        connections,
+        ending: Arc::clone(&ending),
+    };
     let run = Run::new(&options.common, connections, Box::new(hold))?;
     let running = run.start();
 
@@ -125,7 +137,9 @@ pub fn main(mut options: Options) -> Result<()> {
     run.gate.wait_arrivals(connections);
     println!("holding");
     loop {
-        let patience = until.map_or(Duration::MAX, |until| until.saturating_duration_since(Instant::now()));
+        let patience = until.map_or(Duration::MAX, |until| {
+            until.saturating_duration_since(Instant::now())
+        });
         match lines.recv_timeout(patience) {
             Ok(_) => {
                 rounds += 1;

@@ -3,7 +3,10 @@
 //! Results are lines `name=value` on standard output, `ok` the last one; faults are lines on standard error and exit
 //! status 1.
 
+mod churn;
 mod conversation;
+mod dial;
+mod direct;
 mod echo;
 mod end;
 mod events;
@@ -11,7 +14,9 @@ mod hold;
 mod monitor;
 mod order;
 mod pattern;
+mod readers;
 mod run;
+mod stopped;
 mod sys;
 mod threads;
 
@@ -20,7 +25,10 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "traffic", about = "Workloads over loopback TCP that compare every byte")]
+#[command(
+    name = "traffic",
+    about = "Workloads over loopback TCP that compare every byte"
+)]
 struct Cli {
     #[command(subcommand)]
     workload: Workload,
@@ -32,16 +40,30 @@ enum Workload {
     Echo(echo::Options),
     /// Both directions at once, in phases of random nature
     Order(order::Options),
+    /// Senders whose readers have stopped
+    Stopped(stopped::Options),
+    /// Event-loop readers that trust edges, short reads and FIONREAD
+    Readers(readers::Options),
+    /// Short connections that end in every way
+    Churn(churn::Options),
+    /// One client of an echo server that is not ours
+    Dial(dial::Options),
     /// Connections that stay open and echo when told
     Hold(hold::Options),
 }
 
 fn main() -> ExitCode {
-    let result = sys::raise_file_limit().map_err(anyhow::Error::from).and_then(|()| match Cli::parse().workload {
-        Workload::Echo(options) => echo::main(options),
-        Workload::Order(options) => order::main(options),
-        Workload::Hold(options) => hold::main(options),
-    });
+    let result = sys::raise_file_limit()
+        .map_err(anyhow::Error::from)
+        .and_then(|()| match Cli::parse().workload {
+            Workload::Echo(options) => echo::main(options),
+            Workload::Order(options) => order::main(options),
+            Workload::Stopped(options) => stopped::main(options),
+            Workload::Readers(options) => readers::main(options),
+            Workload::Churn(options) => churn::main(options),
+            Workload::Dial(options) => dial::main(options),
+            Workload::Hold(options) => hold::main(options),
+        });
     match result {
         Ok(()) => {
             println!("ok");

@@ -14,9 +14,12 @@ use crate::sys;
 const TICK: Duration = Duration::from_millis(100);
 /// So many ticks without progress although the other end has done its part are a stall: five seconds.
 const STALL_TICKS: u32 = 50;
+/// When the run fails, ends that wait for so long are told too.
+const WAITING_TICKS: u32 = 10;
 /// After the first fault, what else is wrong is reported for so long.
 const GRACE: Duration = Duration::from_millis(500);
 const MOST_FAULTS: u64 = 100;
+const MOST_NOTES: usize = 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -160,7 +163,11 @@ impl Connection {
     }
 
     fn describe(&self) -> String {
-        format!("client: {}; server: {}", self.ends[0].describe(), self.ends[1].describe())
+        format!(
+            "client: {}; server: {}",
+            self.ends[0].describe(),
+            self.ends[1].describe()
+        )
     }
 }
 
@@ -174,14 +181,22 @@ impl Monitor {
     /// Starts the thread that ends the process after a fault, a stall or the deadline.
     pub fn start(seconds: u64) -> Arc<Self> {
         let deadline = Instant::now() + Duration::from_secs(seconds);
-        let monitor = Arc::new(Self { deadline, live: Mutex::default(), faults: AtomicU64::new(0) });
+        let monitor = Arc::new(Self {
+            deadline,
+            live: Mutex::default(),
+            faults: AtomicU64::new(0),
+        });
         let watching = Arc::clone(&monitor);
         thread::spawn(move || watching.watch());
         monitor
     }
 
     pub fn open(&self, id: u64, may_reset: bool) -> Arc<Connection> {
-        let connection = Arc::new(Connection { id, may_reset, ends: Default::default() });
+        let connection = Arc::new(Connection {
+            id,
+            may_reset,
+            ends: Default::default(),
+        });
         self.lock().insert(id, Arc::clone(&connection));
         connection
     }
@@ -203,8 +218,7 @@ impl Monitor {
     /// Reports what is wrong; the process ends soon after.
     pub fn fault(&self, text: impl AsRef<str>) {
         if self.faults.fetch_add(1, Relaxed) < MOST_FAULTS {
-            // Nobody is left to tell when standard error is closed.
-            let _ = writeln!(std::io::stderr(), "fault: {}", text.as_ref());
+            say(&format!("fault: {}", text.as_ref()));
         }
     }
 
@@ -218,28 +232,41 @@ impl Monitor {
     }
 
     fn watch(&self) {
-        loop {
+        while !self.failed() {
             thread::sleep(TICK);
-            if self.failed() {
-                thread::sleep(GRACE);
-                self.exit();
-            }
             self.find_stalls();
             if Instant::now() >= self.deadline {
                 self.fault("the run did not end before its deadline");
-                for connection in self.lock().values().take(20) {
-                    self.fault(format!("open: connection {} ({})", connection.id, connection.describe()));
-                }
+                self.note_open(0);
                 self.exit();
             }
+        }
+        thread::sleep(GRACE);
+        self.note_open(WAITING_TICKS);
+        self.exit();
+    }
+
+    /// Tells of open connections that wait, for whoever looks for the cause of the faults.
+    fn note_open(&self, ticks: u32) {
+        let live = self.lock();
+        let waits = |end: &EndState| (ticks..STALL_TICKS).contains(&end.ticks.load(Relaxed));
+        for connection in live
+            .values()
+            .filter(|connection| connection.ends.iter().any(waits))
+            .take(MOST_NOTES)
+        {
+            say(&format!(
+                "waiting: connection {} ({})",
+                connection.id,
+                connection.describe()
+            ));
         }
     }
 
     fn find_stalls(&self) {
         for connection in self.lock().values() {
             for side in [Side::Client, Side::Server] {
-                let mate = if side == Side::Client { Side::Server } else { Side::Client };
-                if let Some(reason) = connection.end(side).tick(connection.end(mate)) {
+                if let Some(reason) = connection.end(side).tick(connection.end(side.other())) {
                     self.fault_at(connection, side, format!("stalled for 5 s: {reason}"));
                 }
             }
@@ -247,7 +274,12 @@ impl Monitor {
     }
 
     fn exit(&self) -> ! {
-        let _ = writeln!(std::io::stderr(), "faults={}", self.faults.load(Relaxed));
+        say(&format!("faults={}", self.faults.load(Relaxed)));
         std::process::exit(1)
     }
+}
+
+fn say(line: &str) {
+    // Nobody is left to tell when standard error is closed.
+    let _ = writeln!(std::io::stderr(), "{line}");
 }

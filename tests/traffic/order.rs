@@ -31,7 +31,9 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
         _ => (text, 0),
     };
     let number: u64 = digits.parse().map_err(|error| format!("{error}"))?;
-    number.checked_mul(1 << shift).ok_or_else(|| "too large".to_string())
+    number
+        .checked_mul(1 << shift)
+        .ok_or_else(|| "too large".to_string())
 }
 
 struct Order {
@@ -46,7 +48,11 @@ impl Workload for Order {
     }
 
     fn script(&self, connection: u64, side: Side) -> Box<dyn Script> {
-        Box::new(Phases::new(Random::of(self.seed, connection, 0), side, self.quota))
+        Box::new(Phases::new(
+            Random::of(self.seed, connection, 0),
+            side,
+            self.quota,
+        ))
     }
 
     fn reading(&self, connection: u64, side: Side) -> Reading {
@@ -59,7 +65,9 @@ impl Workload for Order {
     }
 
     fn accept_delay(&self, random: &mut Random) -> Option<Duration> {
-        random.chance(2).then(|| Duration::from_micros(random.range(100, 8000)))
+        random
+            .chance(2)
+            .then(|| Duration::from_micros(random.range(100, 8000)))
     }
 
     fn duplex(&self) -> bool {
@@ -71,6 +79,9 @@ impl Workload for Order {
 struct Phases {
     random: Random,
     side: Side,
+    /// Most connections never send many small messages in one direction: such a flow may be given up for good, and then
+    /// has nothing more to show.
+    steady: bool,
     /// Bytes that the connection may still send, both directions together.
     left: u64,
     /// Bytes sent by each side when all operations so far are done.
@@ -79,8 +90,15 @@ struct Phases {
 }
 
 impl Phases {
-    fn new(random: Random, side: Side, quota: u64) -> Self {
-        let mut phases = Self { random, side, left: quota, planned: [0; 2], ops: VecDeque::new() };
+    fn new(mut random: Random, side: Side, quota: u64) -> Self {
+        let mut phases = Self {
+            steady: !random.chance(4),
+            random,
+            side,
+            left: quota,
+            planned: [0; 2],
+            ops: VecDeque::new(),
+        };
         phases.open();
         phases
     }
@@ -103,12 +121,16 @@ impl Phases {
 
     /// Makes a side wait for all that the other one has sent by then.
     fn catch_up(&mut self, side: Side) {
-        let total = self.planned[other(side).index()];
+        let total = self.planned[side.other().index()];
         self.at(side, Op::Await(total));
     }
 
     fn any_side(&mut self) -> Side {
-        if self.random.chance(2) { Side::Client } else { Side::Server }
+        if self.random.chance(2) {
+            Side::Client
+        } else {
+            Side::Server
+        }
     }
 
     fn milliseconds(&mut self, most: u64) -> Duration {
@@ -117,27 +139,38 @@ impl Phases {
 
     /// The client sends at once, before the server accepts, or both begin by turns.
     fn open(&mut self) {
-        if self.random.chance(4) {
-            return self.ping_pong();
+        match self.random.range(0, 3) {
+            _ if !self.steady => {
+                let most = self.random.spread(1, 64);
+                let sends = self.random.range(1, most);
+                self.burst(sends);
+            }
+            0 => self.bulk(Side::Client),
+            1 => {
+                let sends = self.random.range(1, 3);
+                self.burst(sends);
+            }
+            _ => {}
         }
-        let most = self.random.spread(1, 64);
-        for _ in 0..self.random.range(1, most) {
+        let rounds = self.random.range(8, 60);
+        self.ping_pong(rounds);
+    }
+
+    fn burst(&mut self, sends: u64) {
+        for _ in 0..sends {
             let length = self.random.spread(1, 32 * KIB);
             self.send(Side::Client, length);
         }
-        if self.random.chance(2) {
-            self.catch_up(Side::Server);
-        }
     }
 
-    fn ping_pong(&mut self) {
+    fn ping_pong(&mut self, rounds: u64) {
         let first = self.any_side();
         let most = self.random.spread(2, 32 * KIB);
-        for _ in 0..self.random.range(4, 60) {
-            for side in [first, other(first)] {
+        for _ in 0..rounds {
+            for side in [first, first.other()] {
                 let length = self.random.range(1, most);
                 self.send(side, length);
-                self.catch_up(other(side));
+                self.catch_up(side.other());
             }
         }
     }
@@ -147,17 +180,31 @@ impl Phases {
         let same = self.random.chance(2);
         let mut total = self.random.spread(256 * KIB, 8 * MIB);
         while total > 0 {
-            let length = if same { length } else { self.random.range(32 * KIB, MIB) };
+            let length = if same {
+                length
+            } else {
+                self.random.range(32 * KIB, MIB)
+            };
             self.send(from, length);
             total = total.saturating_sub(length);
         }
     }
 
+    /// A run of small sends: a short one, ended by turns, or one that makes the flow a stream of small messages.
     fn tiny(&mut self, from: Side) {
         let most = self.random.spread(1, 128);
-        for _ in 0..self.random.spread(16, 1024) {
+        let sends = if self.steady {
+            self.random.spread(2, 48)
+        } else {
+            self.random.spread(16, 1024)
+        };
+        for _ in 0..sends {
             let length = self.random.range(1, most);
             self.send(from, length);
+        }
+        if self.steady {
+            let rounds = self.random.range(1, 4);
+            self.ping_pong(rounds);
         }
     }
 
@@ -167,7 +214,7 @@ impl Phases {
             let length = self.random.spread(1, MIB);
             self.send(side, length);
             if self.random.chance(8) {
-                self.catch_up(other(side));
+                self.catch_up(side.other());
             }
         }
     }
@@ -175,16 +222,19 @@ impl Phases {
     fn phase(&mut self) {
         let side = self.any_side();
         match self.random.range(0, 9) {
-            0..=2 => self.ping_pong(),
+            0..=2 => {
+                let rounds = self.random.range(2, 60);
+                self.ping_pong(rounds);
+            }
             3 => self.bulk(side),
             4 => {
                 self.bulk(side);
-                self.bulk(other(side));
+                self.bulk(side.other());
             }
             5 => self.tiny(side),
             6 => {
                 self.tiny(side);
-                self.tiny(other(side));
+                self.tiny(side.other());
             }
             7 => self.mixed(),
             8 => {
@@ -193,8 +243,12 @@ impl Phases {
             }
             _ => {
                 let time = self.milliseconds(15);
-                self.at(other(side), Op::PauseReading(time));
-                if self.random.chance(2) { self.bulk(side) } else { self.tiny(side) }
+                self.at(side.other(), Op::PauseReading(time));
+                if self.random.chance(2) {
+                    self.bulk(side)
+                } else {
+                    self.tiny(side)
+                }
             }
         }
     }
@@ -202,7 +256,7 @@ impl Phases {
     /// Half-close by one side, then by the other, with or without bytes after the first end of file.
     fn finish(&mut self) {
         let first = self.any_side();
-        let second = other(first);
+        let second = first.other();
         self.at(first, Op::ShutdownWrite);
         let total = self.planned[first.index()];
         let late = self.random.chance(2);
@@ -226,15 +280,12 @@ impl Script for Phases {
             if let Some(op) = self.ops.pop_front() {
                 return op;
             }
-            if self.left > 0 { self.phase() } else { self.finish() }
+            if self.left > 0 {
+                self.phase()
+            } else {
+                self.finish()
+            }
         }
-    }
-}
-
-fn other(side: Side) -> Side {
-    match side {
-        Side::Client => Side::Server,
-        Side::Server => Side::Client,
     }
 }
 
@@ -242,10 +293,21 @@ pub fn main(mut options: Options) -> Result<()> {
     let seed = options.common.settle_seed();
     let connections = options.common.connections.unwrap_or(64);
     let quota = options.bytes.div_ceil(connections.max(1));
-    let run = Run::new(&options.common, connections, Box::new(Order { seed, connections, quota }))?;
+    let run = Run::new(
+        &options.common,
+        connections,
+        Box::new(Order {
+            seed,
+            connections,
+            quota,
+        }),
+    )?;
     let start = Instant::now();
     let tally = run.start().finish()?;
     let microseconds = start.elapsed().as_micros();
-    println!("payload_bytes={}\nmessages={}\nmicroseconds={microseconds}", tally.bytes, tally.messages);
+    println!(
+        "payload_bytes={}\nmessages={}\nmicroseconds={microseconds}",
+        tally.bytes, tally.messages
+    );
     Ok(())
 }

@@ -10,7 +10,9 @@ const STARTS: usize = 1 << 18;
 
 static TABLE: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut random = Random::new(0x7061_7474_6572_6e73);
-    (0..(STARTS + CHUNK) / 8).flat_map(|_| random.next().to_le_bytes()).collect()
+    (0..(STARTS + CHUNK) / 8)
+        .flat_map(|_| random.next().to_le_bytes())
+        .collect()
 });
 
 /// The finaliser of splitmix64.
@@ -75,7 +77,9 @@ pub struct Stream {
 
 impl Stream {
     pub fn new(seed: u64, connection: u64, direction: u64) -> Self {
-        Self { key: mix(seed ^ mix(connection.wrapping_mul(2) ^ direction)) }
+        Self {
+            key: mix(seed ^ mix(connection.wrapping_mul(2) ^ direction)),
+        }
     }
 
     /// The expected bytes from `offset` to the end of its chunk.
@@ -126,7 +130,10 @@ impl Stream {
         let start = around.saturating_sub(REACH);
         let mut bytes = vec![0; (around - start + REACH) as usize];
         self.fill(start, &mut bytes);
-        bytes.windows(needle.len()).position(|window| window == needle).map(|at| start + at as u64)
+        bytes
+            .windows(needle.len())
+            .position(|window| window == needle)
+            .map(|at| start + at as u64)
     }
 }
 
@@ -175,12 +182,18 @@ mod tests {
         let stream = Stream::new(1, 2, 0);
         let whole = bytes(&stream, 0);
         for length in [1, 7, 64, 4096, 8192] {
-            let lost = stream.check(1000, &whole[1000 + length..]).expect_err("bytes are missing");
+            let lost = stream
+                .check(1000, &whole[1000 + length..])
+                .expect_err("bytes are missing");
             assert!(lost.offset < 1000 + 16);
-            let repeated = stream.check(20_000, &whole[20_000 - length..]).expect_err("bytes came twice");
+            let repeated = stream
+                .check(20_000, &whole[20_000 - length..])
+                .expect_err("bytes came twice");
             assert!(repeated.offset < 20_000 + 16);
         }
-        let Mismatch { belongs_at, offset, .. } = stream.check(1000, &whole[9000..]).expect_err("bytes overtook");
+        let Mismatch {
+            belongs_at, offset, ..
+        } = stream.check(1000, &whole[9000..]).expect_err("bytes overtook");
         assert_eq!(belongs_at, Some(offset + 8000));
     }
 

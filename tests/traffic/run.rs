@@ -1,7 +1,7 @@
 //! Owns what all threads of a run share: options, listeners, the table of who connects, the gate and the totals.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
@@ -58,7 +58,9 @@ impl Common {
     /// The seed of this run, printed so that the run can be repeated.
     pub fn settle_seed(&mut self) -> u64 {
         let seed = self.seed.unwrap_or_else(|| {
-            SystemTime::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_nanos() as u64 % 1_000_000_007)
+            SystemTime::UNIX_EPOCH
+                .elapsed()
+                .map_or(1, |since| since.as_nanos() as u64 % 1_000_000_007)
         });
         self.seed = Some(seed);
         println!("seed={seed}");
@@ -68,6 +70,11 @@ impl Common {
     /// A run that is to take its time may take it.
     fn longest(&self) -> u64 {
         self.deadline.max(self.seconds.unwrap_or(0) + 60)
+    }
+
+    /// Which byte of a stream to send wrong.
+    pub fn flip_of(&self, connection: u64, side: Side) -> Option<u64> {
+        self.flip.filter(|_| connection == 0 && side == Side::Client)
     }
 
     pub fn nonblocking(&self) -> bool {
@@ -113,14 +120,20 @@ impl Gate {
     pub fn wait_open(&self, release: u64) {
         let mut state = self.lock();
         while state.1 < release {
-            state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(|poisoned| poisoned.into_inner());
         }
     }
 
     pub fn wait_arrivals(&self, arrivals: u64) {
         let mut state = self.lock();
         while state.0 < arrivals {
-            state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(|poisoned| poisoned.into_inner());
         }
     }
 
@@ -141,7 +154,9 @@ struct Registry {
 
 impl Registry {
     fn lock(&self) -> MutexGuard<'_, HashMap<Pair, Arc<Connection>>> {
-        self.expected.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.expected
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -161,7 +176,9 @@ pub struct Run {
 
 impl Run {
     pub fn new(common: &Common, connections: u64, workload: Box<dyn Workload>) -> Result<Arc<Self>> {
-        let Some(seed) = common.seed else { bail!("the seed is not settled") };
+        let Some(seed) = common.seed else {
+            bail!("the seed is not settled")
+        };
         let listeners = (0..workload.listeners())
             .map(|number| listen(common.family, number as u8, common.nonblocking()))
             .collect::<io::Result<Vec<_>>>()
@@ -190,7 +207,10 @@ impl Run {
                 Mode::Blocking => threads::drive(&run, side),
             })
         };
-        Running { run: Arc::clone(self), sides: [spawn(Side::Server), spawn(Side::Client)] }
+        Running {
+            run: Arc::clone(self),
+            sides: [spawn(Side::Server), spawn(Side::Client)],
+        }
     }
 
     pub fn release_gate(&self) {
@@ -233,10 +253,15 @@ impl Run {
             if let Some(connection) = expected.remove(&pair) {
                 return Some(connection);
             }
-            let waited = self.registry.changed.wait_timeout(expected, Duration::from_millis(100));
+            let waited = self
+                .registry
+                .changed
+                .wait_timeout(expected, Duration::from_millis(100));
             expected = waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
         }
-        self.monitor.fault(format!("accepted a connection from {client} that no client opened"));
+        self.monitor.fault(format!(
+            "accepted a connection from {client} that no client opened"
+        ));
         None
     }
 
@@ -260,12 +285,19 @@ impl Run {
 
     /// Makes the wrong byte that `--flip` asks for.
     pub fn flip(&self, connection: &Connection, side: Side, offset: u64, bytes: &mut [u8]) {
-        let Some(flip) = self.common.flip else { return };
-        if connection.id == 0 && side == Side::Client && flip >= offset {
-            if let Some(byte) = bytes.get_mut((flip - offset) as usize) {
-                *byte ^= 0x80;
-            }
-        }
+        flip_byte(self.common.flip_of(connection.id, side), offset, bytes);
+    }
+
+    /// Half of the connections send small messages at once, the others as the kernel likes.
+    pub fn tune(&self, connection: &Connection, stream: &TcpStream) -> io::Result<()> {
+        stream.set_nodelay(connection.id % 2 == 1)
+    }
+}
+
+pub fn flip_byte(flip: Option<u64>, offset: u64, bytes: &mut [u8]) {
+    let place = flip.and_then(|flip| flip.checked_sub(offset));
+    if let Some(byte) = place.and_then(|place| bytes.get_mut(place as usize)) {
+        *byte ^= 0x80;
     }
 }
 

@@ -4,6 +4,8 @@ use std::io;
 use std::mem;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub const IN: u32 = libc::EPOLLIN as u32;
 pub const OUT: u32 = libc::EPOLLOUT as u32;
@@ -15,7 +17,11 @@ pub const EDGE: u32 = libc::EPOLLET as u32;
 const BACKLOG: i32 = 4096;
 
 fn check(result: i32) -> io::Result<i32> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
 }
 
 /// Turns the result of a system call that makes a descriptor into its owner.
@@ -35,7 +41,10 @@ impl RawAddress {
     fn empty() -> Self {
         // SAFETY: all bytes zero is a valid sockaddr_storage (family AF_UNSPEC).
         let storage = unsafe { mem::zeroed() };
-        Self { storage, length: mem::size_of::<libc::sockaddr_storage>() as libc::socklen_t }
+        Self {
+            storage,
+            length: mem::size_of::<libc::sockaddr_storage>() as libc::socklen_t,
+        }
     }
 
     fn new(address: SocketAddr) -> Self {
@@ -46,7 +55,9 @@ impl RawAddress {
                 let sin = libc::sockaddr_in {
                     sin_family: libc::AF_INET as libc::sa_family_t,
                     sin_port: v4.port().to_be(),
-                    sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(v4.ip().octets()) },
+                    sin_addr: libc::in_addr {
+                        s_addr: u32::from_ne_bytes(v4.ip().octets()),
+                    },
                     sin_zero: [0; 8],
                 };
                 raw.length = mem::size_of_val(&sin) as libc::socklen_t;
@@ -58,7 +69,9 @@ impl RawAddress {
                     sin6_family: libc::AF_INET6 as libc::sa_family_t,
                     sin6_port: v6.port().to_be(),
                     sin6_flowinfo: 0,
-                    sin6_addr: libc::in6_addr { s6_addr: v6.ip().octets() },
+                    sin6_addr: libc::in6_addr {
+                        s6_addr: v6.ip().octets(),
+                    },
                     sin6_scope_id: 0,
                 };
                 raw.length = mem::size_of_val(&sin6) as libc::socklen_t;
@@ -90,7 +103,11 @@ impl RawAddress {
 }
 
 fn tcp_socket(address: SocketAddr, nonblocking: bool) -> io::Result<OwnedFd> {
-    let domain = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let domain = if address.is_ipv4() {
+        libc::AF_INET
+    } else {
+        libc::AF_INET6
+    };
     let flags = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | if nonblocking { libc::SOCK_NONBLOCK } else { 0 };
     // SAFETY: no pointers.
     owned(unsafe { libc::socket(domain, flags, 0) })
@@ -163,7 +180,10 @@ pub fn connect(address: SocketAddr, nonblocking: bool) -> io::Result<TcpStream> 
 
 /// Makes the close of this socket a reset.
 pub fn reset_on_close(stream: &TcpStream) -> io::Result<()> {
-    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    let linger = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
     set_option(stream, libc::SOL_SOCKET, libc::SO_LINGER, linger)
 }
 
@@ -185,11 +205,17 @@ impl Epoll {
     pub fn new() -> io::Result<Self> {
         // SAFETY: no pointers.
         let fd = owned(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
-        Ok(Self { fd, events: vec![libc::epoll_event { events: 0, u64: 0 }; 256] })
+        Ok(Self {
+            fd,
+            events: vec![libc::epoll_event { events: 0, u64: 0 }; 256],
+        })
     }
 
     fn control(&self, operation: i32, fd: RawFd, interest: u32, token: u64) -> io::Result<()> {
-        let mut event = libc::epoll_event { events: interest, u64: token };
+        let mut event = libc::epoll_event {
+            events: interest,
+            u64: token,
+        };
         // SAFETY: `event` lives until the call returns.
         check(unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), operation, fd, &mut event) })?;
         Ok(())
@@ -207,9 +233,8 @@ impl Epoll {
     pub fn wait(&mut self, milliseconds: i32, into: &mut Vec<(u64, u32)>) -> io::Result<()> {
         let room = self.events.len() as i32;
         // SAFETY: the pointer and `room` describe the vector.
-        let result = unsafe {
-            libc::epoll_wait(self.fd.as_raw_fd(), self.events.as_mut_ptr(), room, milliseconds)
-        };
+        let result =
+            unsafe { libc::epoll_wait(self.fd.as_raw_fd(), self.events.as_mut_ptr(), room, milliseconds) };
         let count = match check(result) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
             other => other? as usize,
@@ -225,7 +250,9 @@ pub struct Waker(OwnedFd);
 impl Waker {
     pub fn new() -> io::Result<Self> {
         // SAFETY: no pointers.
-        Ok(Self(owned(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?))
+        Ok(Self(owned(unsafe {
+            libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)
+        })?))
     }
 
     pub fn wake(&self) {
@@ -247,9 +274,49 @@ impl AsRawFd for Waker {
     }
 }
 
+/// Waits for events of one socket; false when none came in so many milliseconds.
+pub fn wait_for(stream: &TcpStream, events: u32, milliseconds: i32) -> io::Result<bool> {
+    // The bits of poll and epoll are the same.
+    let mut entry = libc::pollfd {
+        fd: stream.as_raw_fd(),
+        events: events as i16,
+        revents: 0,
+    };
+    // SAFETY: one entry, which lives until the call returns.
+    match check(unsafe { libc::poll(&mut entry, 1, milliseconds) }) {
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
+        other => Ok(other? > 0),
+    }
+}
+
+static TERMINATED: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn terminate(_signal: i32) {
+    TERMINATED.store(true, Ordering::Relaxed);
+}
+
+/// From now on SIGTERM is remembered instead of ending the process.
+pub fn catch_sigterm() -> io::Result<()> {
+    let handler: extern "C" fn(i32) = terminate;
+    // SAFETY: all bytes zero is a valid sigaction without flags.
+    let mut action: libc::sigaction = unsafe { mem::zeroed() };
+    action.sa_sigaction = handler as usize;
+    action.sa_flags = libc::SA_RESTART;
+    // SAFETY: the handler only stores to an atomic, which is safe in a signal handler.
+    check(unsafe { libc::sigaction(libc::SIGTERM, &action, ptr::null_mut()) })?;
+    Ok(())
+}
+
+pub fn terminated() -> bool {
+    TERMINATED.load(Ordering::Relaxed)
+}
+
 /// Lets this process have as many descriptors as its hard limit allows.
 pub fn raise_file_limit() -> io::Result<()> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
     // SAFETY: the kernel writes one rlimit.
     check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) })?;
     limit.rlim_cur = limit.rlim_max;

@@ -35,6 +35,7 @@ fn clients(run: &Arc<Run>) -> Result<Tally> {
             while let Some(connection) = run.open_next() {
                 let stream = sys::connect(run.target(&connection), false).context("failed to connect")?;
                 run.expect(&connection, stream.local_addr()?);
+                run.tune(&connection, &stream)?;
                 sum.add(End::new(&run, connection, Side::Client, stream).live());
             }
             Ok(sum)
@@ -81,7 +82,10 @@ fn accept(run: &Arc<Run>, number: usize, served: &Arc<Served>) -> io::Result<()>
             thread::sleep(delay);
         }
         let (stream, client) = run.listeners[number].0.accept(false)?;
-        let Some(connection) = run.claim(number, client) else { continue };
+        let Some(connection) = run.claim(number, client) else {
+            continue;
+        };
+        run.tune(&connection, &stream)?;
         let (run, served) = (Arc::clone(run), Arc::clone(served));
         thread::spawn(move || {
             let tally = End::new(&run, connection, Side::Server, stream).live();
@@ -120,13 +124,19 @@ struct End {
 impl End {
     fn new(run: &Arc<Run>, connection: Arc<Connection>, side: Side, stream: TcpStream) -> Self {
         connection.end(side).opened(stream.as_raw_fd(), "blocking".into());
-        let state = State { progress: Progress::default(), paused_until: None };
+        let state = State {
+            progress: Progress::default(),
+            paused_until: None,
+        };
         Self {
             run: Arc::clone(run),
             connection,
             side,
             stream,
-            shared: Shared { state: Mutex::new(state), changed: Condvar::new() },
+            shared: Shared {
+                state: Mutex::new(state),
+                changed: Condvar::new(),
+            },
             duplex: run.workload.duplex(),
         }
     }
@@ -142,7 +152,9 @@ impl End {
                 if written.is_err() {
                     self.park(written.as_ref().err());
                 }
-                let read = reader.join().unwrap_or_else(|_| Err("the reader thread panicked".into()));
+                let read = reader
+                    .join()
+                    .unwrap_or_else(|_| Err("the reader thread panicked".into()));
                 read.and(written)
             })
         } else {
@@ -153,12 +165,17 @@ impl End {
         }
         let progress = lock(&self.shared.state).progress;
         self.run.monitor.close(&self.connection, self.side);
-        Tally { bytes: progress.received, messages: result.unwrap_or(0) }
+        Tally {
+            bytes: progress.received,
+            messages: result.unwrap_or(0),
+        }
     }
 
     /// Reports the fault and stays as it is until the process ends.
     fn park(&self, text: Option<&String>) -> ! {
-        self.run.monitor.fault_at(&self.connection, self.side, text.map_or("", |text| text));
+        self.run
+            .monitor
+            .fault_at(&self.connection, self.side, text.map_or("", |text| text));
         loop {
             thread::park();
         }
@@ -204,7 +221,10 @@ impl End {
                     state.set(Stage::AwaitingEof, total);
                     let progress = self.wait(&mut buffers.1, |_| false)?;
                     if progress.received != total && !self.connection.may_reset {
-                        return Err(format!("end of file at {}, expected at {total}", progress.received));
+                        return Err(format!(
+                            "end of file at {}, expected at {total}",
+                            progress.received
+                        ));
                     }
                 }
                 Op::Sleep(time) => thread::sleep(time),
@@ -214,7 +234,9 @@ impl End {
                 Op::PauseReading(time) => thread::sleep(time),
                 Op::ShutdownWrite => {
                     state.write_closed();
-                    self.stream.shutdown(Shutdown::Write).or_else(|e| self.broken("shutdown", &e))?;
+                    self.stream
+                        .shutdown(Shutdown::Write)
+                        .or_else(|e| self.broken("shutdown", &e))?;
                 }
                 Op::Gate(release) => {
                     state.set(Stage::AtGate, release);
@@ -245,7 +267,8 @@ impl End {
         let at = self.progress().sent;
         buffer.resize(buffer.len().max(length), 0);
         outgoing.fill(at, &mut buffer[..length]);
-        self.run.flip(&self.connection, self.side, at, &mut buffer[..length]);
+        self.run
+            .flip(&self.connection, self.side, at, &mut buffer[..length]);
         let mut done = 0;
         while done < length {
             match (&self.stream).write(&buffer[done..length]) {
@@ -266,7 +289,11 @@ impl End {
         if self.duplex {
             let mut state = lock(&self.shared.state);
             while !over(&state.progress) {
-                state = self.shared.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+                state = self
+                    .shared
+                    .changed
+                    .wait(state)
+                    .unwrap_or_else(|poisoned| poisoned.into_inner());
             }
             return Ok(state.progress);
         }

@@ -1,0 +1,223 @@
+//! The laws under load: order, bounds, wake-ups, and stops and kills in the middle of it.
+
+mod common;
+
+use std::thread;
+use std::time::Duration;
+
+use common::{Arena, KernelLog, Tool, TrafficReport, map_entries, wait_until_gone};
+
+/// What a stopped reader leaves behind, on plain TCP and under the tool.
+fn stopped(tool_arguments: Option<&[&str]>, traffic_arguments: &[&str]) -> TrafficReport {
+    let arena = Arena::new();
+    let tool = tool_arguments.map(|arguments| Tool::start(&arena, arguments));
+    let mut arguments = vec!["stopped", "--connections", "16"];
+    arguments.extend(traffic_arguments);
+    let report = arena.traffic(&arguments).finish();
+    if let Some(tool) = tool {
+        let totals = tool.stop();
+        assert!(totals.counter("messages_redirected") > 0, "{}", totals.transcript);
+    }
+    report
+}
+
+fn assert_bounded(tool_arguments: &[&str], traffic_arguments: &[&str]) {
+    let plain = stopped(None, traffic_arguments);
+    let accelerated = stopped(Some(tool_arguments), traffic_arguments);
+    for name in [
+        "accepted_max",
+        "accepted_mean",
+        "messages_max",
+        "slab_bytes_per_connection",
+    ] {
+        println!(
+            "{traffic_arguments:?} {name}: plain {} accelerated {}",
+            plain.value(name),
+            accelerated.value(name)
+        );
+    }
+    let (most, got) = (2 * plain.value("accepted_max"), accelerated.value("accepted_max"));
+    assert!(got <= most, "accepted {got} bytes, plain TCP {}", most / 2);
+    let slab = accelerated.value("slab_bytes_per_connection");
+    assert!(slab < 2 << 20, "{slab} bytes of slab for each connection");
+}
+
+/// Bytes sent before accept, right after connect, and between idle and busy phases: without law 5 some are overtaken.
+#[test]
+fn every_byte_arrives_in_order_while_flows_change_their_nature() {
+    let arena = Arena::new();
+    let tool = Tool::start(&arena, &[]);
+    let report = arena
+        .traffic(&["order", "--bytes", "5G", "--connections", "128"])
+        .finish();
+    assert!(report.value("payload_bytes") >= 5 << 30);
+    let totals = tool.stop();
+    println!("{}", totals.transcript);
+    assert!(
+        totals.counter("bytes_redirected") > 500 << 20,
+        "{}",
+        totals.transcript
+    );
+    assert!(totals.counter("messages_order") > 0, "{}", totals.transcript);
+}
+
+/// Without law 6 the sender is never stopped, and each small message holds a kilobyte of kernel memory.
+#[test]
+fn a_reader_that_stops_bounds_what_its_sender_may_send() {
+    for size in ["1", "64", "65536"] {
+        for warmup in ["rr", "bulk"] {
+            assert_bounded(&[], &["--size", size, "--warmup", warmup]);
+        }
+    }
+}
+
+#[test]
+fn a_reader_that_stops_blocks_a_blocking_sender() {
+    for size in ["64", "65536"] {
+        assert_bounded(
+            &["--admit", "any"],
+            &["--size", size, "--warmup", "rr", "--mode", "blocking"],
+        );
+    }
+}
+
+/// Without law 3 bytes wait in two queues, and a reader that stops at a short read is never woken for the second.
+#[test]
+fn readers_that_wait_for_edges_or_ask_before_they_read_never_stall() {
+    let arena = Arena::new();
+    let tool = Tool::start(&arena, &[]);
+    let report = arena
+        .traffic(&["readers", "--connections", "200", "--seconds", "60"])
+        .finish();
+    assert_eq!(report.value("stalls"), 0);
+    let totals = tool.stop();
+    println!("{} {}", report.transcript, totals.transcript);
+    assert!(
+        totals.counter("messages_redirected") > 100_000,
+        "{}",
+        totals.transcript
+    );
+}
+
+/// Starts, stops and kills under traffic: the traffic must not notice, nor may anything be left once it has gone.
+#[test]
+fn starts_stops_and_kills_lose_nothing() {
+    let mut log = KernelLog::mark();
+    let arena = Arena::new();
+    let mut traffic = arena.traffic(&["readers", "--connections", "200", "--seconds", "600"]);
+    let mut redirected = 0;
+    for _ in 0..20 {
+        let tool = Tool::start(&arena, &[]);
+        thread::sleep(Duration::from_millis(700));
+        let report = tool.stop();
+        assert!(
+            report.status.success() && report.stderr.is_empty(),
+            "{}",
+            report.transcript
+        );
+        assert!(traffic.is_running(), "the workload ended early");
+        redirected += report.counter("messages_redirected");
+    }
+    for _ in 0..5 {
+        let tool = Tool::start(&arena, &[]);
+        thread::sleep(Duration::from_millis(700));
+        tool.kill();
+    }
+    let last = Tool::start(&arena, &[]);
+    thread::sleep(Duration::from_millis(700));
+    traffic.signal(libc::SIGTERM);
+    let report = traffic.finish();
+    assert_eq!(report.value("stalls"), 0);
+    assert!(redirected > 10_000, "only {redirected} messages were redirected");
+    assert!(last.stop().status.success());
+    wait_until_gone(Duration::from_secs(30));
+    assert_eq!(log.warnings(), Vec::<String>::new());
+}
+
+#[test]
+fn twenty_thousand_connections_leave_nothing_behind() {
+    let mut log = KernelLog::mark();
+    let arena = Arena::new();
+    let tool = Tool::start(&arena, &[]);
+    arena
+        .traffic(&["churn", "--count", "20000", "--connections", "64"])
+        .finish();
+    for map in ["sockredir_map", "sockredir_flow"] {
+        assert_eq!(map_entries(map), 0, "{map}");
+    }
+    let report = tool.stop();
+    println!("{}", report.transcript);
+    assert!(report.counter("ends_inserted") > 1000, "{}", report.transcript);
+    wait_until_gone(Duration::from_secs(30));
+    assert_eq!(log.warnings(), Vec::<String>::new());
+}
+
+/// A stop does not wait for ever for a program that does not read, and does not take its data away.
+#[test]
+fn a_stop_leaves_unread_data_to_its_reader() {
+    let arena = Arena::new();
+    let tool = Tool::start(&arena, &["--drain-timeout", "1"]);
+    let mut traffic = arena.traffic(&[
+        "stopped",
+        "--size",
+        "65536",
+        "--warmup",
+        "rr",
+        "--connections",
+        "4",
+        "--pause",
+        "1",
+    ]);
+    traffic.wait_for_line("stopped", 1);
+    let report = tool.stop();
+    assert!(report.status.success(), "{}", report.transcript);
+    assert!(
+        report.stdout.iter().any(|line| line.contains("unread data")),
+        "{}",
+        report.transcript
+    );
+    traffic.send_line("");
+    traffic.finish();
+    wait_until_gone(Duration::from_secs(30));
+}
+
+#[test]
+fn a_second_signal_skips_the_wait() {
+    let arena = Arena::new();
+    let mut tool = Tool::start(&arena, &["--drain-timeout", "3600"]);
+    let mut traffic = arena.traffic(&[
+        "stopped",
+        "--size",
+        "65536",
+        "--warmup",
+        "rr",
+        "--connections",
+        "4",
+        "--pause",
+        "1",
+    ]);
+    traffic.wait_for_line("stopped", 1);
+    tool.signal(libc::SIGINT);
+    thread::sleep(Duration::from_secs(1));
+    assert!(tool.is_running());
+    let report = tool.stop();
+    assert!(report.status.success(), "{}", report.transcript);
+    traffic.send_line("");
+    traffic.finish();
+}
+
+/// Flows that stay open over a stop are plain TCP afterwards: out of the map, with no program of ours left behind.
+#[test]
+fn idle_connections_are_released_by_a_stop() {
+    let arena = Arena::new();
+    let tool = Tool::start(&arena, &[]);
+    let mut traffic = arena.traffic(&["hold", "--connections", "200"]);
+    traffic.wait_for_line("holding", 1);
+    let report = tool.stop();
+    assert_eq!(report.counter("ends_inserted"), 400, "{}", report.transcript);
+    assert_eq!(report.counter("ends_left"), 400, "{}", report.transcript);
+    wait_until_gone(Duration::from_secs(10));
+    traffic.send_line("");
+    traffic.wait_for_line("echoed", 1);
+    traffic.finish();
+}

@@ -1,0 +1,371 @@
+//! Owns the workload `readers`: event-loop programs that trust what one edge, one short read or FIONREAD tells them,
+//! and so hang when the kernel tells them wrong.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use crate::conversation::{Op, Progress, Reading, Script, Side, Workload};
+use crate::pattern::Random;
+use crate::run::{Common, Mode, Run};
+use crate::sys;
+
+const KIB: u64 = 1 << 10;
+/// A connection begins with so many plain calls.
+const EARLY: u64 = 4;
+
+/// Ends after --seconds (60 by default) or at SIGTERM.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Connections to close and open again in a second
+    #[arg(long, default_value_t = 5)]
+    churn: u64,
+    /// FIONREAD readers ask before their first read too
+    #[arg(long)]
+    fionread_at_once: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Ending {
+    /// The client closes between two exchanges.
+    Close,
+    /// The client ends its direction, the server sends some more and closes.
+    HalfClose,
+    /// The client closes right after a last message.
+    CloseAfterSend,
+    /// The client asks once more, the server closes right after the answer.
+    AnswerAndClose,
+}
+
+/// What the ends of all connections know beside what they read.
+struct Control {
+    seed: u64,
+    start: Instant,
+    end: Instant,
+    churn: u64,
+    replaced: AtomicU64,
+    /// How the client has begun to end a connection; told before the server can see it.
+    endings: Mutex<HashMap<u64, Ending>>,
+}
+
+impl Control {
+    fn over(&self) -> bool {
+        sys::terminated() || Instant::now() >= self.end
+    }
+
+    /// Whether it is this connection's turn to be replaced.
+    fn replace(&self) -> bool {
+        let due = self.churn * self.start.elapsed().as_millis() as u64 / 1000;
+        let take = |replaced| (replaced < due).then_some(replaced + 1);
+        self.replaced
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
+            .is_ok()
+    }
+
+    fn endings(&self) -> MutexGuard<'_, HashMap<u64, Ending>> {
+        self.endings
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+struct Readers {
+    connections: u64,
+    fionread_at_once: bool,
+    control: Arc<Control>,
+}
+
+impl Workload for Readers {
+    fn more(&self, opened: u64) -> bool {
+        opened < self.connections || !self.control.over()
+    }
+
+    fn script(&self, connection: u64, side: Side) -> Box<dyn Script> {
+        let mut random = Random::of(self.control.seed, connection, 0);
+        Box::new(Talk {
+            control: Arc::clone(&self.control),
+            connection,
+            side,
+            steady: !random.chance(4),
+            exchanges: 0,
+            random,
+            choices: Random::of(self.control.seed, connection, 3),
+            totals: [0; 2],
+            ops: VecDeque::new(),
+            asked: false,
+        })
+    }
+
+    fn reading(&self, connection: u64, side: Side) -> Reading {
+        let mut random = Random::of(self.control.seed, connection, 1 + side.index() as u64);
+        match connection % 4 {
+            0 | 1 => Reading::Edge {
+                buffer: random.spread(KIB, 128 * KIB) as usize,
+            },
+            2 => Reading::Fionread {
+                at_once: self.fionread_at_once,
+            },
+            _ => Reading::Level {
+                buffer: random.spread(256, 16 * KIB) as usize,
+            },
+        }
+    }
+}
+
+/// The script of one end: exchanges that both ends draw alike, each a request or more and what answers them.
+struct Talk {
+    control: Arc<Control>,
+    connection: u64,
+    side: Side,
+    /// The draws that both ends have in common.
+    random: Random,
+    /// Those of this end alone.
+    choices: Random,
+    totals: [u64; 2],
+    ops: VecDeque<Op>,
+    /// Most connections never send many small messages in one direction: such a flow may be given up for good, and then
+    /// has nothing more to show.
+    steady: bool,
+    exchanges: u64,
+    /// The server waits for the first byte of an exchange.
+    asked: bool,
+}
+
+impl Talk {
+    fn at(&mut self, side: Side, op: Op) {
+        if side == self.side {
+            self.ops.push_back(op);
+        }
+    }
+
+    /// One message, sometimes in two sends: a header and a body.
+    fn send(&mut self, from: Side, length: u64) {
+        self.totals[from.index()] += length;
+        let header = if length > 1 && self.random.chance(4) {
+            self.random.range(1, length.min(64) - 1)
+        } else {
+            0
+        };
+        for part in [header, length - header] {
+            if part > 0 {
+                self.at(from, Op::Send(part as usize));
+            }
+        }
+    }
+
+    fn catch_up(&mut self, side: Side) {
+        let total = self.totals[side.other().index()];
+        self.at(side, Op::Await(total));
+    }
+
+    fn exchange(&mut self) {
+        let kind = if self.exchanges < EARLY {
+            0
+        } else {
+            self.random.range(0, 5)
+        };
+        self.exchanges += 1;
+        match kind {
+            0 | 1 => {
+                let most = self.random.spread(1, 256 * KIB);
+                let (request, answer) = (self.random.range(1, most), self.random.range(1, most));
+                self.call(request, answer);
+            }
+            2 => self.pipeline(),
+            3 => self.flips(),
+            4 => self.burst(Side::Client),
+            _ => {
+                let request = self.random.range(1, 512);
+                self.send(Side::Client, request);
+                self.catch_up(Side::Server);
+                self.burst(Side::Server);
+            }
+        }
+        // The answer that ends an exchange: then the server has read all, and the client knows.
+        let answer = self.random.spread(1, 4 * KIB);
+        self.catch_up(Side::Server);
+        self.send(Side::Server, answer);
+        self.catch_up(Side::Client);
+    }
+
+    fn call(&mut self, request: u64, answer: u64) {
+        self.send(Side::Client, request);
+        self.catch_up(Side::Server);
+        self.send(Side::Server, answer);
+        self.catch_up(Side::Client);
+    }
+
+    fn pipeline(&mut self) {
+        for _ in 0..self.random.range(2, 16) {
+            let (request, answer) = (self.random.spread(1, 16 * KIB), self.random.spread(1, 64 * KIB));
+            self.send(Side::Client, request);
+            self.catch_up(Side::Server);
+            self.send(Side::Server, answer);
+        }
+        self.catch_up(Side::Client);
+    }
+
+    fn flips(&mut self) {
+        for _ in 0..self.random.range(2, 8) {
+            let (small, big) = (self.random.range(1, 100), self.random.range(32 * KIB, 256 * KIB));
+            let request = self.random.range(1, 200);
+            self.call(request, small);
+            self.call(request, big);
+        }
+    }
+
+    /// More than the receive queue holds, to a reader that may be late; or many small messages.
+    fn burst(&mut self, from: Side) {
+        if self.random.chance(2) {
+            let pause = Duration::from_micros(self.random.range(100, 10_000));
+            self.at(from.other(), Op::PauseReading(pause));
+        }
+        let (least, most) = match self.random.range(0, 3) {
+            0 => (1, 4 * KIB),
+            1 => (1, 256 * KIB),
+            _ => (32 * KIB, 256 * KIB),
+        };
+        let mut left = self.random.spread(64 * KIB, 4096 * KIB);
+        let longest = if self.steady { 32 } else { 512 };
+        let mut sends = 0;
+        while left > 0 && sends < longest {
+            let length = self.random.range(least, most).min(left);
+            self.send(from, length);
+            left -= length;
+            sends += 1;
+        }
+    }
+
+    fn client_next(&mut self) {
+        let over = self.control.over();
+        if over || self.control.replace() {
+            let ending = match self.choices.range(0, 3) {
+                0 => Ending::Close,
+                1 => Ending::HalfClose,
+                2 => Ending::CloseAfterSend,
+                _ => Ending::AnswerAndClose,
+            };
+            self.control.endings().insert(self.connection, ending);
+            return self.end(ending);
+        }
+        if self.choices.chance(3) {
+            let thought = Duration::from_micros(self.choices.spread(50, 20_000));
+            self.ops.push_back(Op::Sleep(thought));
+        }
+        self.exchange();
+    }
+
+    fn server_next(&mut self, progress: &Progress) {
+        if !self.asked {
+            self.asked = true;
+            return self
+                .ops
+                .push_back(Op::AwaitOrEof(self.totals[Side::Client.index()] + 1));
+        }
+        self.asked = false;
+        let ending = self.control.endings().remove(&self.connection);
+        match ending {
+            Some(ending) => self.end(ending),
+            None if progress.eof => {
+                self.ops.push_back(Op::Fault(format!(
+                    "end of file at {}, nobody closed",
+                    progress.received
+                )));
+            }
+            None => self.exchange(),
+        }
+    }
+
+    fn end(&mut self, ending: Ending) {
+        let length = self.random.spread(1, 256 * KIB);
+        let (client, server) = (Side::Client, Side::Server);
+        match ending {
+            Ending::Close => self.close(client),
+            Ending::HalfClose => {
+                self.at(client, Op::ShutdownWrite);
+                self.await_eof(server);
+                self.send(server, length);
+                self.close(server);
+            }
+            Ending::CloseAfterSend => {
+                self.send(client, length);
+                self.close(client);
+            }
+            Ending::AnswerAndClose => {
+                self.send(client, length);
+                self.catch_up(server);
+                let answer = self.random.spread(1, 256 * KIB);
+                self.send(server, answer);
+                self.close(server);
+            }
+        }
+    }
+
+    fn await_eof(&mut self, side: Side) {
+        let total = self.totals[side.other().index()];
+        self.at(side, Op::AwaitEof(total));
+    }
+
+    fn close(&mut self, first: Side) {
+        self.at(first, Op::Close);
+        self.await_eof(first.other());
+        self.at(first.other(), Op::Close);
+    }
+}
+
+impl Script for Talk {
+    fn next(&mut self, progress: &Progress) -> Op {
+        loop {
+            if let Some(op) = self.ops.pop_front() {
+                return op;
+            }
+            match self.side {
+                Side::Client => self.client_next(),
+                Side::Server => self.server_next(progress),
+            }
+        }
+    }
+}
+
+pub fn main(mut options: Options) -> Result<()> {
+    if options.common.mode == Mode::Blocking {
+        bail!("`readers` is about event loops: it has no blocking mode");
+    }
+    let seed = options.common.settle_seed();
+    let seconds = *options.common.seconds.get_or_insert(60);
+    sys::catch_sigterm()?;
+    let start = Instant::now();
+    let control = Arc::new(Control {
+        seed,
+        start,
+        end: start + Duration::from_secs(seconds),
+        churn: options.churn,
+        replaced: AtomicU64::new(0),
+        endings: Mutex::default(),
+    });
+    let connections = options.common.connections.unwrap_or(200);
+    let fionread_at_once = options.fionread_at_once;
+    let readers = Readers {
+        connections,
+        fionread_at_once,
+        control,
+    };
+    let run = Run::new(&options.common, connections, Box::new(readers))?;
+    let running = run.start();
+    println!("running");
+    let tally = running.finish()?;
+    println!("connections={}\npayload_bytes={}", run.opened(), tally.bytes);
+    println!(
+        "messages={}\nmicroseconds={}",
+        tally.messages,
+        start.elapsed().as_micros()
+    );
+    // A stall is a fault, so a run that gets here had none.
+    println!("stalls=0");
+    Ok(())
+}
