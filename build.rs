@@ -10,6 +10,8 @@ use libbpf_cargo::SkeletonBuilder;
 const SOURCE: &str = "src/bpf/sockredir.bpf.c";
 /// The first clang with everything that the CO-RE relocations of the source need.
 const CLANG_MIN: u32 = 14;
+/// The first libbpf that takes the skeletons of libbpf-rs; with 1.3 the program crashes.
+const LIBBPF_MIN: (u32, u32) = (1, 5);
 
 fn main() {
     println!("cargo::rerun-if-changed=src/bpf");
@@ -28,6 +30,7 @@ fn main() {
 fn build() -> Result<(), String> {
     let clang = PathBuf::from(env::var_os("CLANG").unwrap_or_else(|| "clang".into()));
     check_clang(&clang)?;
+    check_libbpf()?;
 
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     SkeletonBuilder::new()
@@ -106,4 +109,22 @@ fn check_clang(clang: &Path) -> Result<(), String> {
             output.status
         )),
     }
+}
+
+fn check_libbpf() -> Result<(), String> {
+    // SAFETY: both functions take nothing and return a number.
+    let (major, minor) = unsafe {
+        (
+            libbpf_sys::libbpf_major_version(),
+            libbpf_sys::libbpf_minor_version(),
+        )
+    };
+    if (major, minor) >= LIBBPF_MIN {
+        return Ok(());
+    }
+    Err(format!(
+        "this system has libbpf {major}.{minor}, and {}.{} or newer is needed: build with the default features, which \
+         bundle one",
+        LIBBPF_MIN.0, LIBBPF_MIN.1
+    ))
 }

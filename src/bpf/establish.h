@@ -174,6 +174,8 @@ static __always_inline void establish_active(struct bpf_sock_ops *ctx)
 	key = end->flow;
 	flow.word = tag_of(key) | FLOW_END(end->side);
 	flow.last_side = FLOW_SIDES;
+	flow.queue_next[end->side & 1] = end->own.ack;
+	flow.queue_next[!end->side] = end->own.seq;
 	if (bpf_map_update_elem(&sockredir_flow, &key, &flow, BPF_NOEXIST)) {
 		count(COUNTER_REFUSED_FULL);
 		bpf_sk_storage_delete(&sockredir_end, sk);

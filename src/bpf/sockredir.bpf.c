@@ -2,6 +2,7 @@
 /* The entry points of the datapath. */
 #include "establish.h"
 #include "leave.h"
+#include "queue.h"
 #include "verdict.h"
 #include <bpf/bpf_tracing.h>
 
@@ -34,12 +35,10 @@ int sockredir_msg(struct sk_msg_md *msg)
 	return verdict(msg);
 }
 
-/* Law 3: what comes through TCP is moved, in order of arrival, to the queue that redirected messages go to. Readers that
- * wait for edges or ask FIONREAD then see one stream.
- */
 SEC("sk_skb/verdict")
 int sockredir_skb(struct __sk_buff *skb)
 {
+	cut_repeated(skb);
 	return SK_PASS;
 }
 

@@ -67,6 +67,8 @@ struct flow {
 	__u32 observe;
 	/* Redirection has paid for the insertion: the service was credited. */
 	__u32 worth;
+	/* By side: the TCP sequence number that the receive queue of that end goes on with. */
+	__u32 queue_next[2];
 	__u32 pad;
 };
 
@@ -128,6 +130,9 @@ enum counter {
 	COUNTER_LEAVE_UNREAD,
 	COUNTER_LEAVE_BUSY,
 	COUNTER_LEAVE_WAITED,
+	/* Bytes that TCP delivered a second time and that were cut off, and segments that could not be cut. */
+	COUNTER_BYTES_REPEATED,
+	COUNTER_REPEATED_UNCUT,
 	/* Messages and bytes that went from send queue to receive queue. */
 	COUNTER_MESSAGES_REDIRECTED,
 	COUNTER_BYTES_REDIRECTED,

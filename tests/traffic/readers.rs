@@ -171,14 +171,14 @@ impl Talk {
         };
         self.exchanges += 1;
         match kind {
-            0 | 1 => {
+            0..=3 => {
                 let most = self.random.spread(1, 256 * KIB);
                 let (request, answer) = (self.random.range(1, most), self.random.range(1, most));
                 self.call(request, answer);
             }
-            2 => self.pipeline(),
-            3 => self.flips(),
-            4 => self.burst(Side::Client),
+            4 | 5 => self.pipeline(),
+            6 | 7 => self.flips(),
+            8 => self.burst(Side::Client),
             _ => {
                 let request = self.random.range(1, 512);
                 self.send(Side::Client, request);
@@ -230,7 +230,7 @@ impl Talk {
             1 => (1, 256 * KIB),
             _ => (32 * KIB, 256 * KIB),
         };
-        let mut left = self.random.spread(64 * KIB, 4096 * KIB);
+        let mut left = self.random.spread(64 * KIB, 3072 * KIB);
         let longest = if self.steady { 32 } else { 512 };
         let mut sends = 0;
         while left > 0 && sends < longest {

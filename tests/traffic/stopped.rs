@@ -36,6 +36,9 @@ pub struct Options {
     /// Lines of standard input to wait for before the readers go on; `stopped` says that they are waited for
     #[arg(long, default_value_t = 0)]
     pause: usize,
+    /// Both ends send by turns and neither reads (not with --mode blocking)
+    #[arg(long)]
+    mutual: bool,
     #[command(flatten)]
     common: Common,
 }
@@ -161,6 +164,9 @@ fn fill(pairs: &mut [Pair], options: &Options, buffer: &mut [u8]) -> Result<Take
                 taken.bytes[number] += count as u64;
                 taken.messages[number] += 1;
                 progress = true;
+                if options.mutual {
+                    pair.server.send(&mut buffer[..size])?;
+                }
             }
         }
         if progress {
@@ -301,6 +307,7 @@ pub fn main(mut options: Options) -> Result<()> {
             on_full()?;
             for pair in &mut pairs {
                 pair.server.receive_until(pair.client.sent, &mut buffer)?;
+                pair.client.receive_until(pair.server.sent, &mut buffer)?;
             }
             taken
         }

@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The one receive queue (law 3): what comes through TCP is moved, in order of arrival, to the queue that redirected
+ * messages go to. Readers that wait for edges or ask FIONREAD then see one stream.
+ */
+#ifndef QUEUE_H
+#define QUEUE_H
+
+#include "flow.h"
+#include "socket.h"
+
+/* The most that one call cuts off (sk_skb_adjust_room), and the calls that a segment of 64 KiB takes. */
+#define CUT_BYTES 4095
+#define CUTS 17
+
+/* The record of a mapped socket, where its storage cannot be had: the numbers of its establishment are those of now less
+ * what was acknowledged and received since. The connecting end's SYN counts as acknowledged.
+ */
+static __always_inline struct flow *flow_of_socket(struct tcp_sock *tcp, __u32 *side)
+{
+	__u32 seq = tcp->snd_una - (__u32)tcp->bytes_acked, ack = tcp->rcv_nxt - (__u32)tcp->bytes_received;
+
+	for (int syn = 0; syn < 2; syn++, seq++) {
+		struct flow_key key = { .low = seq < ack ? seq : ack, .high = seq < ack ? ack : seq };
+		struct flow *flow = bpf_map_lookup_elem(&sockredir_flow, &key);
+
+		if (flow) {
+			*side = seq > ack;
+			return flow;
+		}
+	}
+	return NULL;
+}
+
+/* A segment that was sent again together with later ones can begin with bytes that have been received. TCP's own readers
+ * skip them; the socket map hands the whole segment on, so they are cut off here. They come when tiny segments fill the
+ * receiver's memory and the kernel drops some.
+ */
+static __always_inline void cut_repeated(struct __sk_buff *ctx)
+{
+	struct sk_buff *skb = bpf_cast_to_kern_ctx(ctx);
+	struct bpf_sock *sk = ctx->sk;
+	struct tcp_sock *tcp = sk ? bpf_skc_to_tcp_sock(sk) : NULL;
+	__u32 side = 0, begin, end, repeated;
+	struct tcp_skb_cb *segment;
+	struct flow *flow;
+
+	flow = tcp ? flow_of_socket(tcp, &side) : NULL;
+	if (!flow)
+		return;
+	segment = kernel_object((void *)skb + bpf_core_field_offset(struct sk_buff, cb), struct tcp_skb_cb);
+	begin = segment->seq;
+	end = segment->end_seq;
+	repeated = flow->queue_next[side & 1] - begin;
+	if ((__s32)(end - flow->queue_next[side & 1]) > 0)
+		flow->queue_next[side & 1] = end;
+	if ((__s32)repeated <= 0 || repeated >= ctx->len)
+		return;
+	count_many(COUNTER_BYTES_REPEATED, repeated);
+	for (int i = 0; i < CUTS && repeated; i++) {
+		__u32 cut = repeated < CUT_BYTES ? repeated : CUT_BYTES;
+
+		if (bpf_skb_adjust_room(ctx, -(__s32)cut, 0, 0)) {
+			count(COUNTER_REPEATED_UNCUT);
+			return;
+		}
+		repeated -= cut;
+	}
+}
+
+#endif
