@@ -23,6 +23,10 @@ const volatile __u32 bulk_bytes = 32768;
 /* A run of this many small one-way messages goes through TCP, and one of that many drains the flow. */
 const volatile __u32 one_way_tcp = 4;
 const volatile __u32 one_way_drain = 64;
+/* Every so many messages an admitted flow must have had half of them redirected, or it is drained: a socket in the map
+ * that sends through TCP is slower than one that has left it.
+ */
+const volatile __u32 gain_messages = 128;
 /* Law 6: the most that one receive queue may hold, beside half (to come back: a quarter) of its buffer size. */
 const volatile __u32 queue_bytes = 1 << 20;
 const volatile __u32 queue_messages = 512;

@@ -116,6 +116,8 @@ enum counter {
 	COUNTER_TCP_ONLY_STOPPING,
 	/* Admitted flows that were sent back to TCP, by reason: a stream of small messages, */
 	COUNTER_DRAIN_ONE_WAY,
+	/* less than half of the messages could be redirected, */
+	COUNTER_DRAIN_NO_GAIN,
 	/* a program turned its socket to blocking, */
 	COUNTER_DRAIN_BLOCKING,
 	/* or set an option that redirected data cannot honour; */
@@ -190,6 +192,9 @@ struct end {
 	enum counter reason;
 	/* Messages below the bulk size sent in a row without an answer. */
 	__u32 one_way;
+	/* Messages of the admitted flow in the present round of gain_messages, and how many of them were redirected. */
+	__u32 round;
+	__u32 round_redirected;
 	/* The first messages: their number, how many answered the mate, their size. */
 	__u32 observed;
 	__u32 turns;

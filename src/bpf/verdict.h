@@ -145,6 +145,14 @@ static __always_inline enum counter judge_own(struct end *end, struct flow *flow
 		return send_back(flow, COUNTER_DRAIN_BLOCKING);
 	if (is_special(own))
 		return send_back(flow, COUNTER_DRAIN_SPECIAL);
+	if (++end->round > gain_messages) {
+		bool gain = end->round_redirected * 2 >= gain_messages;
+
+		end->round = 1;
+		end->round_redirected = 0;
+		if (!gain)
+			return send_back(flow, COUNTER_DRAIN_NO_GAIN);
+	}
 	if (turn || size >= bulk_bytes) {
 		end->one_way = 0;
 	} else if (++end->one_way >= one_way_tcp) {
@@ -157,6 +165,7 @@ static __always_inline enum counter judge_own(struct end *end, struct flow *flow
 static __always_inline void account(struct end *end, struct flow *flow, __u32 size)
 {
 	end->via = VIA_REDIRECT;
+	end->round_redirected++;
 	end->sent.bytes += size;
 	if (++end->sent.messages == worth_messages && !flow->worth) {
 		flow->worth = 1;
