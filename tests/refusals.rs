@@ -5,7 +5,8 @@ mod common;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use common::{Arena, Tool, kernel_objects, wait_until_gone};
 
@@ -38,11 +39,17 @@ fn refused(mut command: Command, status: i32, parts: &[&str]) {
         assert!(error.contains(part), "{part} is not in: {error}");
     }
     assert!(stdout.is_empty(), "printed {}", String::from_utf8_lossy(&stdout));
-    let left: Vec<_> = kernel_objects()
-        .into_iter()
-        .filter(|object| !before.contains(object))
-        .collect();
-    assert!(left.is_empty(), "left behind: {left:?}");
+    // The kernel frees maps some time after their last user.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let mut left = kernel_objects();
+        left.retain(|object| !before.contains(object));
+        if left.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "left behind: {left:?}");
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]
