@@ -4,7 +4,6 @@
 #include "leave.h"
 #include "queue.h"
 #include "verdict.h"
-#include <bpf/bpf_tracing.h>
 
 /* Connections that begin, and ends that are looked at under their own lock. */
 SEC("sockops")
@@ -42,15 +41,18 @@ int sockredir_skb(struct __sk_buff *skb)
 	return SK_PASS;
 }
 
-/* Law 8: every end in the map, as a line with the bytes that wait to be read from its queue. */
+/* Law 8: for every end in the map, the bytes that wait to be read from its queue. */
 SEC("iter/sockmap")
 int sockredir_ends(struct bpf_iter__sockmap *ctx)
 {
 	struct sock *sock = ctx->sk;
 	struct sk_psock *psock = sock ? psock_of(sock) : NULL;
+	__u32 unread;
 
-	if (psock)
-		BPF_SEQ_PRINTF(ctx->meta->seq, "%u\n", is_queue_empty(psock) ? 0 : psock->msg_tot_len);
+	if (!psock)
+		return 0;
+	unread = is_queue_empty(psock) ? 0 : psock->msg_tot_len;
+	bpf_seq_write(ctx->meta->seq, &unread, sizeof(unread));
 	return 0;
 }
 

@@ -14,7 +14,7 @@ use std::io::Read as _;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd as _, RawFd};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use libbpf_rs::btf::types::Enum;
 use libbpf_rs::skel::{OpenSkel as _, Skel as _, SkelBuilder as _};
 use libbpf_rs::{Iter, Link, MapCore as _, MapFlags, OpenObject, PrintLevel};
@@ -129,13 +129,12 @@ impl<'a> Datapath<'a> {
             .sockredir_ends
             .attach_iter(map)
             .context("failed to attach the map's iterator")?;
-        let lines = read_all(&link).context("failed to read the socket map")?;
-        let mut ends = Ends::default();
-        for line in lines.lines() {
-            ends.mapped += 1;
-            ends.unread += usize::from(line != "0");
-        }
-        Ok(ends)
+        let bytes = read_all(&link).context("failed to read the socket map")?;
+        let unread = bytes.chunks_exact(size_of::<u32>());
+        Ok(Ends {
+            mapped: unread.len(),
+            unread: unread.filter(|bytes| bytes.iter().any(|byte| *byte != 0)).count(),
+        })
     }
 
     pub fn counters(&self) -> Result<Counters> {
@@ -168,11 +167,11 @@ fn fd_of(map: &impl AsFd) -> RawFd {
     map.as_fd().as_raw_fd()
 }
 
-/// Everything an iterator prints.
-fn read_all(link: &Link) -> Result<String> {
-    let mut text = String::new();
-    Iter::new(link)?.read_to_string(&mut text)?;
-    Ok(text)
+/// Everything an iterator writes.
+fn read_all(link: &Link) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    Iter::new(link)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// The names of `enum counter`, in order, from the object's own type information.
@@ -184,22 +183,12 @@ fn counter_names(skel: &SockredirSkel<'_>) -> Result<Vec<String>> {
     let counters: Enum<'_> = btf
         .type_by_name("counter")
         .context("the datapath's object has no counters")?;
-    counters
-        .iter()
-        .filter_map(|member| {
-            member
-                .name?
-                .to_str()?
-                .strip_prefix("COUNTER_")
-                .map(str::to_lowercase)
-        })
-        .map(Ok)
-        .collect::<Result<Vec<_>>>()
-        .and_then(|names| {
-            if names.is_empty() {
-                Err(anyhow!("the datapath's counters have no names"))
-            } else {
-                Ok(names)
-            }
-        })
+    let names = counters.iter().filter_map(|member| {
+        member
+            .name?
+            .to_str()?
+            .strip_prefix("COUNTER_")
+            .map(str::to_lowercase)
+    });
+    Ok(names.collect())
 }
