@@ -10,8 +10,11 @@
 #define AF_INET6 10
 #define O_NONBLOCK 04000
 #define SOL_TCP 6
-/* The low bits of sk_user_data are flags (include/net/sock.h, SK_USER_DATA_PTRMASK). */
+/* The low bits of sk_user_data are flags, and one says that the rest points to a psock (include/net/sock.h,
+ * SK_USER_DATA_PTRMASK and SK_USER_DATA_PSOCK).
+ */
 #define USER_DATA_FLAGS 7ul
+#define USER_DATA_PSOCK 4ul
 
 extern void *bpf_rdonly_cast(const void *object, __u32 btf_id) __ksym;
 extern void *bpf_cast_to_kern_ctx(void *context) __ksym;
@@ -44,9 +47,11 @@ static __always_inline bool is_nonblocking(struct file *file)
 /* The socket map's state of a socket, or none: not mapped, or already unlinked by close. */
 static __always_inline struct sk_psock *psock_of(struct sock *sock)
 {
-	unsigned long data = (unsigned long)sock->sk_user_data & ~USER_DATA_FLAGS;
+	unsigned long data = (unsigned long)sock->sk_user_data;
 
-	return data ? kernel_object((void *)data, struct sk_psock) : NULL;
+	if (!(data & USER_DATA_PSOCK))
+		return NULL;
+	return kernel_object((void *)(data & ~USER_DATA_FLAGS), struct sk_psock);
 }
 
 /* Nothing redirected, and nothing that came through TCP, waits to be read in the one receive queue (law 3). */

@@ -141,9 +141,9 @@ static __always_inline enum counter judge_own(struct end *end, struct flow *flow
 {
 	struct file *file = file_of(sock_of(own));
 
-	if (!file || (!admit_any && !is_nonblocking(file)))
+	if (file && !admit_any && !is_nonblocking(file))
 		return send_back(flow, COUNTER_DRAIN_BLOCKING);
-	if (is_special(own))
+	if (!file || is_special(own))
 		return send_back(flow, COUNTER_DRAIN_SPECIAL);
 	if (++end->round > gain_messages) {
 		bool gain = end->round_redirected * 2 >= gain_messages;
