@@ -55,6 +55,11 @@ fn order_passes_on_plain_tcp() {
 }
 
 #[test]
+fn segments_that_are_sent_again_pass_on_plain_tcp() {
+    run(&["repeat", "--connections", "2"]);
+}
+
+#[test]
 fn hold_echoes_when_told_and_ends_with_its_input() {
     let arena = Arena::new();
     for mode in MODES {

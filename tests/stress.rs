@@ -100,6 +100,17 @@ fn tiny_messages_that_nobody_reads_are_bounded_in_number_and_arrive_once() {
     );
 }
 
+/// The socket map takes whole segments, even those that begin with bytes that have been received: they are cut off.
+#[test]
+fn bytes_that_tcp_sends_again_arrive_once() {
+    let arena = Arena::new();
+    let tool = Tool::start(&arena, &[]);
+    arena.traffic(&["repeat", "--connections", "4"]).finish();
+    let totals = tool.stop();
+    assert_eq!(totals.counter("ends_inserted"), 8, "{}", totals.transcript);
+    assert_eq!(totals.counter("bytes_repeated"), 4 * 10, "{}", totals.transcript);
+}
+
 #[test]
 fn a_reader_that_stops_blocks_a_blocking_sender() {
     for size in ["64", "65536"] {

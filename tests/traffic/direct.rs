@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::conversation::Side;
 use crate::pattern::Stream;
-use crate::run::{Common, flip_byte};
+use crate::run::{Common, flip_byte, listen};
 use crate::sys;
 
 /// A socket that should be ready and is not for so long is stuck.
@@ -88,6 +88,16 @@ impl End {
         Ok(())
     }
 
+    /// Small messages are sent at once.
+    pub fn send_at_once(&self) -> Result<()> {
+        self.stream.set_nodelay(true).context("failed to set TCP_NODELAY")
+    }
+
+    /// Whether the kernel throws away every segment that comes in.
+    pub fn lose_segments(&self, lose: bool) -> Result<()> {
+        sys::drop_incoming(&self.stream, lose).context("failed to set the socket's filter")
+    }
+
     pub fn send_all(&mut self, length: usize, buffer: &mut [u8]) -> Result<()> {
         let end = self.sent + length as u64;
         while self.sent < end {
@@ -107,4 +117,43 @@ impl End {
         }
         Ok(())
     }
+}
+
+/// Both ends of a connection, driven by one thread.
+pub struct Pair {
+    pub client: End,
+    pub server: End,
+}
+
+impl Pair {
+    pub fn echo(&mut self, rounds: usize, size: usize, buffer: &mut [u8]) -> Result<()> {
+        for _ in 0..rounds {
+            self.client.send_all(size, buffer)?;
+            self.server.receive_until(self.client.sent, buffer)?;
+            self.server.send_all(size, buffer)?;
+            self.client.receive_until(self.server.sent, buffer)?;
+        }
+        Ok(())
+    }
+}
+
+/// Connections to a listener of their own, one after the other.
+pub fn connect(common: &Common, seed: u64, connections: u64) -> Result<Vec<Pair>> {
+    let nonblocking = common.nonblocking();
+    let (listener, target) = listen(common.family, 0, nonblocking).context("failed to listen")?;
+    (0..connections)
+        .map(|id| {
+            let client = sys::connect(target, nonblocking).context("failed to connect")?;
+            ensure!(
+                sys::wait_for(&client, sys::OUT, STUCK_MILLISECONDS)?,
+                "a connect does not end"
+            );
+            let (server, _) = listener.accept(nonblocking).context("failed to accept")?;
+            let client = End::new(common, seed, id, Side::Client, client);
+            Ok(Pair {
+                client,
+                server: End::new(common, seed, id, Side::Server, server),
+            })
+        })
+        .collect()
 }

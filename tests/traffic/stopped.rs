@@ -9,12 +9,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::conversation::Side;
-use crate::direct::{End, STUCK_MILLISECONDS};
+use crate::direct::{End, Pair, connect};
 use crate::monitor::Monitor;
 use crate::order::parse_bytes;
-use crate::run::{Common, Mode, listen};
-use crate::sys;
+use crate::run::{Common, Mode};
 
 const ECHOES: usize = 64;
 const ECHO_SIZE: usize = 512;
@@ -52,55 +50,18 @@ enum WarmUp {
     None,
 }
 
-struct Pair {
-    client: End,
-    server: End,
-}
-
-impl Pair {
-    fn echo(&mut self, rounds: usize, size: usize, buffer: &mut [u8]) -> Result<()> {
-        for _ in 0..rounds {
-            self.client.send_all(size, buffer)?;
-            self.server.receive_until(self.client.sent, buffer)?;
-            self.server.send_all(size, buffer)?;
-            self.client.receive_until(self.server.sent, buffer)?;
-        }
-        Ok(())
-    }
-
-    fn warm_up(&mut self, how: WarmUp, buffer: &mut [u8]) -> Result<()> {
-        match how {
-            WarmUp::Rr => self.echo(32, 64, buffer)?,
-            WarmUp::Bulk => {
-                for _ in 0..64 {
-                    self.client.send_all(64 << 10, buffer)?;
-                    self.server.receive_until(self.client.sent, buffer)?;
-                }
+fn warm_up(pair: &mut Pair, how: WarmUp, buffer: &mut [u8]) -> Result<()> {
+    match how {
+        WarmUp::Rr => pair.echo(32, 64, buffer)?,
+        WarmUp::Bulk => {
+            for _ in 0..64 {
+                pair.client.send_all(64 << 10, buffer)?;
+                pair.server.receive_until(pair.client.sent, buffer)?;
             }
-            WarmUp::None => {}
         }
-        Ok(())
+        WarmUp::None => {}
     }
-}
-
-fn connect(common: &Common, seed: u64, connections: u64) -> Result<Vec<Pair>> {
-    let nonblocking = common.nonblocking();
-    let (listener, target) = listen(common.family, 0, nonblocking).context("failed to listen")?;
-    (0..connections)
-        .map(|id| {
-            let client = sys::connect(target, nonblocking).context("failed to connect")?;
-            ensure!(
-                sys::wait_for(&client, sys::OUT, STUCK_MILLISECONDS)?,
-                "a connect does not end"
-            );
-            let (server, _) = listener.accept(nonblocking).context("failed to accept")?;
-            let client = End::new(common, seed, id, Side::Client, client);
-            Ok(Pair {
-                client,
-                server: End::new(common, seed, id, Side::Server, server),
-            })
-        })
-        .collect()
+    Ok(())
 }
 
 /// What the kernel holds for all sockets together.
@@ -285,7 +246,7 @@ pub fn main(mut options: Options) -> Result<()> {
     let mut buffer = vec![0; BUFFER];
     let mut pairs = connect(&options.common, seed, connections)?;
     for pair in &mut pairs {
-        pair.warm_up(options.warmup, &mut buffer)?;
+        warm_up(pair, options.warmup, &mut buffer)?;
     }
 
     let before = Memory::now()?;

@@ -178,6 +178,24 @@ pub fn connect(address: SocketAddr, nonblocking: bool) -> io::Result<TcpStream> 
     }
 }
 
+/// Makes the kernel throw away every segment that comes in for a socket, or take them again.
+pub fn drop_incoming(stream: &TcpStream, drop: bool) -> io::Result<()> {
+    if !drop {
+        return set_option(stream, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0_i32);
+    }
+    let mut nothing = libc::sock_filter {
+        code: (libc::BPF_RET | libc::BPF_K) as u16,
+        jt: 0,
+        jf: 0,
+        k: 0,
+    };
+    let program = libc::sock_fprog {
+        len: 1,
+        filter: &raw mut nothing,
+    };
+    set_option(stream, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program)
+}
+
 /// Makes the close of this socket a reset.
 pub fn reset_on_close(stream: &TcpStream) -> io::Result<()> {
     let linger = libc::linger {

@@ -15,6 +15,7 @@ mod monitor;
 mod order;
 mod pattern;
 mod readers;
+mod repeat;
 mod run;
 mod stopped;
 mod sys;
@@ -44,6 +45,8 @@ enum Workload {
     Stopped(stopped::Options),
     /// Event-loop readers that trust edges, short reads and FIONREAD
     Readers(readers::Options),
+    /// Segments that are sent again together with later ones
+    Repeat(repeat::Options),
     /// Short connections that end in every way
     Churn(churn::Options),
     /// One client of an echo server that is not ours
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
             Workload::Order(options) => order::main(options),
             Workload::Stopped(options) => stopped::main(options),
             Workload::Readers(options) => readers::main(options),
+            Workload::Repeat(options) => repeat::main(options),
             Workload::Churn(options) => churn::main(options),
             Workload::Dial(options) => dial::main(options),
             Workload::Hold(options) => hold::main(options),
