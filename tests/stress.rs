@@ -5,7 +5,7 @@ mod common;
 use std::thread;
 use std::time::Duration;
 
-use common::{Arena, KernelLog, Tool, TrafficReport, map_entries, wait_until_gone};
+use common::{Arena, KernelLog, Tool, Traffic, TrafficReport, map_entries, wait_until_gone};
 
 /// What a stopped reader leaves behind, on plain TCP and under the tool.
 fn stopped(tool_arguments: Option<&[&str]>, traffic_arguments: &[&str]) -> TrafficReport {
@@ -200,12 +200,9 @@ fn twenty_thousand_connections_leave_nothing_behind() {
     assert_eq!(log.warnings(), Vec::<String>::new());
 }
 
-/// A stop does not wait for ever for a program that does not read, and does not take its data away.
-#[test]
-fn a_stop_leaves_unread_data_to_its_reader() {
-    let arena = Arena::new();
-    let tool = Tool::start(&arena, &["--drain-timeout", "1"]);
-    let mut traffic = arena.traffic(&[
+/// Accelerated connections whose readers have stopped, with data unread, until a line tells them to go on.
+fn stopped_until_told(arena: &Arena) -> Traffic {
+    let arguments = [
         "stopped",
         "--size",
         "65536",
@@ -215,8 +212,18 @@ fn a_stop_leaves_unread_data_to_its_reader() {
         "4",
         "--pause",
         "1",
-    ]);
+    ];
+    let mut traffic = arena.traffic(&arguments);
     traffic.wait_for_line("stopped", 1);
+    traffic
+}
+
+/// A stop does not wait for ever for a program that does not read, and does not take its data away.
+#[test]
+fn a_stop_leaves_unread_data_to_its_reader() {
+    let arena = Arena::new();
+    let tool = Tool::start(&arena, &["--drain-timeout", "1"]);
+    let mut traffic = stopped_until_told(&arena);
     let report = tool.stop();
     assert!(report.status.success(), "{}", report.transcript);
     assert!(
@@ -233,18 +240,7 @@ fn a_stop_leaves_unread_data_to_its_reader() {
 fn a_second_signal_skips_the_wait() {
     let arena = Arena::new();
     let mut tool = Tool::start(&arena, &["--drain-timeout", "3600"]);
-    let mut traffic = arena.traffic(&[
-        "stopped",
-        "--size",
-        "65536",
-        "--warmup",
-        "rr",
-        "--connections",
-        "4",
-        "--pause",
-        "1",
-    ]);
-    traffic.wait_for_line("stopped", 1);
+    let mut traffic = stopped_until_told(&arena);
     tool.signal(libc::SIGINT);
     thread::sleep(Duration::from_secs(1));
     assert!(tool.is_running());
