@@ -48,7 +48,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     watched?;
     if unread > 0 {
         announce(&format!(
-            "{unread} connections still had unread data and were left as they are: they stay on TCP"
+            "{unread} sockets still had unread data and were left as they are: they stay on TCP"
         ))?;
     }
     announce(&format!("totals\n{totals}"))
@@ -127,7 +127,7 @@ fn watch(
 }
 
 /// Stops redirecting and waits until what was redirected has been read, at most for the drain time or until the next
-/// signal. Returns how many connections still had unread data.
+/// signal. Returns how many sockets still had unread data.
 fn drain(args: &RunArgs, datapath: &mut Datapath<'_>, signals: &Receiver<StopSignal>) -> Result<usize> {
     let begin = Instant::now();
     let deadline = begin + Duration::from_secs(args.drain_timeout);

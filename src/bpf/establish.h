@@ -55,9 +55,8 @@ static __always_inline void end_init(struct end *end, struct bpf_sock_ops *ctx)
 	end->own.ack = ctx->rcv_nxt;
 	end->mate.seq = end->own.ack;
 	end->mate.ack = end->own.seq;
-	end->side = end->own.seq > end->own.ack;
-	end->flow.low = end->side ? end->own.ack : end->own.seq;
-	end->flow.high = end->side ? end->own.seq : end->own.ack;
+	end->side = side_of(end->own);
+	end->flow = flow_key_of(end->own);
 }
 
 static __always_inline void service_of(struct bpf_sock_ops *ctx, struct service_key *key)

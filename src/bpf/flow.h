@@ -18,6 +18,23 @@ static __always_inline __u64 tag_of(struct flow_key key)
 	return (__u64)(key.high ^ (key.low << 1)) << FLOW_TAG_SHIFT;
 }
 
+/* The record's key from either end's numbers: sorted, as the ends hold them mirrored. */
+static __always_inline struct flow_key flow_key_of(struct end_key end)
+{
+	struct flow_key key = {
+		.low = end.seq < end.ack ? end.seq : end.ack,
+		.high = end.seq < end.ack ? end.ack : end.seq,
+	};
+
+	return key;
+}
+
+/* Which of the record's two sides an end is. */
+static __always_inline __u32 side_of(struct end_key end)
+{
+	return end.seq > end.ack;
+}
+
 static __always_inline struct flow *flow_of(struct end *end)
 {
 	struct flow_key key = end->flow;
@@ -27,7 +44,7 @@ static __always_inline struct flow *flow_of(struct end *end)
 
 static __always_inline __u64 flow_word(struct flow *flow)
 {
-	return *(volatile __u64 *)&flow->word;
+	return READ_ONCE(flow->word);
 }
 
 /* Law 1: every change of state is one compare-and-swap, so that both ends and all threads agree on it. */

@@ -10,6 +10,8 @@
 
 #include "sockredir.h"
 
+#define READ_ONCE(x) (*(volatile typeof(x) *)&(x))
+
 /* Options of the user: --admit any, --ports, --exclude-ports (one bit a port). */
 const volatile bool admit_any = false;
 const volatile __u64 ports_included[1024];

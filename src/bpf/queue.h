@@ -17,14 +17,17 @@
  */
 static __always_inline struct flow *flow_of_socket(struct tcp_sock *tcp, __u32 *side)
 {
-	__u32 seq = tcp->snd_una - (__u32)tcp->bytes_acked, ack = tcp->rcv_nxt - (__u32)tcp->bytes_received;
+	struct end_key own = {
+		.seq = tcp->snd_una - (__u32)tcp->bytes_acked,
+		.ack = tcp->rcv_nxt - (__u32)tcp->bytes_received,
+	};
 
-	for (int syn = 0; syn < 2; syn++, seq++) {
-		struct flow_key key = { .low = seq < ack ? seq : ack, .high = seq < ack ? ack : seq };
+	for (int syn = 0; syn < 2; syn++, own.seq++) {
+		struct flow_key key = flow_key_of(own);
 		struct flow *flow = bpf_map_lookup_elem(&sockredir_flow, &key);
 
 		if (flow) {
-			*side = seq > ack;
+			*side = side_of(own);
 			return flow;
 		}
 	}
@@ -32,8 +35,8 @@ static __always_inline struct flow *flow_of_socket(struct tcp_sock *tcp, __u32 *
 }
 
 /* A segment that was sent again together with later ones can begin with bytes that have been received. TCP's own readers
- * skip them; the socket map hands the whole segment on, so they are cut off here. They come when tiny segments fill the
- * receiver's memory and the kernel drops some.
+ * skip them; the socket map hands the whole segment on, so they are cut off here. On loopback they come when tiny segments
+ * fill the receiver's memory and the kernel drops some.
  */
 static __always_inline void cut_repeated(struct __sk_buff *ctx)
 {

@@ -21,8 +21,6 @@ extern void *bpf_cast_to_kern_ctx(void *context) __ksym;
 /* What a thread that waits in recv on a mapped socket has in the socket's wait queue. */
 extern const void woken_wake_function __ksym __weak;
 
-#define READ_ONCE(x) (*(volatile typeof(x) *)&(x))
-
 /* For walking from a pointer that the verifier does not know, by plain loads that cannot fault. */
 #define kernel_object(pointer, type) ((type *)bpf_rdonly_cast((pointer), bpf_core_type_id_kernel(type)))
 
