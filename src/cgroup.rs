@@ -2,16 +2,16 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::io;
 use std::os::fd::{AsRawFd as _, RawFd};
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
-
+use crate::checks::Finding;
 use crate::kernel;
 
-/// A cgroup of version 2, held open and locked against other instances of this tool.
+/// A cgroup of version 2, held open.
 #[derive(Debug)]
 pub struct Cgroup {
     path: PathBuf,
@@ -21,31 +21,44 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// The cgroup that the user named, or the root. It fails if that is none, or if another instance has it.
-    pub fn open(path: Option<&Path>) -> Result<Self> {
+    /// The cgroup that the user named, or the root. It fails if that is none.
+    pub fn open(path: Option<&Path>) -> Result<Self, Finding> {
         let path = match path {
             Some(path) => path.to_owned(),
             None => root()?,
         };
-        let shown = path.display();
-        let folder = File::open(&path).with_context(|| {
-            format!("failed to open cgroup {shown} (name a folder below cgroup2's mount)")
-        })?;
+        let failed = |error: io::Error| {
+            Finding::new(
+                format!("failed to open cgroup {}: {error}", path.display()),
+                name_another(),
+            )
+        };
+        let folder = File::open(&path).map_err(failed)?;
         // Every folder of cgroup2 has this file, no folder of version 1 has it.
         if !path.join("cgroup.controllers").is_file() {
-            bail!(
-                "{shown} is not a cgroup of version 2: name a folder below cgroup2's mount{}",
-                mount_hint()
-            );
+            return Err(Finding::new(
+                format!("{} is not a cgroup of version 2", path.display()),
+                name_another(),
+            ));
         }
-        let inode = folder
-            .metadata()
-            .with_context(|| format!("failed to read cgroup {shown}"))?
-            .ino();
-        if !kernel::try_lock(&folder).with_context(|| format!("failed to lock cgroup {shown}"))? {
-            bail!("another sockredir runs on cgroup {shown}: stop it first, or name another cgroup");
-        }
+        let inode = folder.metadata().map_err(failed)?.ino();
         Ok(Self { path, folder, inode })
+    }
+
+    /// Keeps other instances of this tool off the cgroup, or fails if one has it.
+    pub fn lock(&self) -> Result<(), Finding> {
+        let shown = self.path.display();
+        match kernel::try_lock(&self.folder) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Finding::new(
+                format!("another sockredir runs on cgroup {shown}"),
+                "stop it first, or name another cgroup",
+            )),
+            Err(error) => Err(Finding::new(
+                format!("failed to lock cgroup {shown}: {error}"),
+                "name another cgroup",
+            )),
+        }
     }
 
     pub fn path(&self) -> &Path {
@@ -62,15 +75,16 @@ impl Cgroup {
     }
 }
 
-fn mount_hint() -> String {
-    root()
-        .map(|root| format!(", {}", root.display()))
-        .unwrap_or_default()
+fn name_another() -> String {
+    let mount = root().map(|root| format!(", {}", root.display()));
+    format!("name a folder below cgroup2's mount{}", mount.unwrap_or_default())
 }
 
-fn root() -> Result<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").context("failed to read /proc/self/mountinfo")?;
-    mounted(&mounts).context("cgroup2 is not mounted: mount it with `mount -t cgroup2 none /sys/fs/cgroup`")
+fn root() -> Result<PathBuf, Finding> {
+    const REMEDY: &str = "mount it with `mount -t cgroup2 none /sys/fs/cgroup`";
+    let mounts = fs::read_to_string("/proc/self/mountinfo")
+        .map_err(|error| Finding::new(format!("failed to read /proc/self/mountinfo: {error}"), REMEDY))?;
+    mounted(&mounts).ok_or_else(|| Finding::new("cgroup2 is not mounted", REMEDY))
 }
 
 /// Where the text of /proc/PID/mountinfo has cgroup2. The last mount wins, as it hides earlier ones of the same place.

@@ -2,9 +2,12 @@
 
 use std::path::PathBuf;
 
+use clap::builder::PossibleValue;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::kernel::SafetyCheck;
 use crate::ports::PortSet;
+use crate::programs::Programs;
 
 /// Makes TCP connections between programs on this host as fast as Unix sockets, with no change to the programs.
 ///
@@ -22,7 +25,12 @@ pub struct Cli {
 pub enum Command {
     /// Accelerate local connections until SIGINT or SIGTERM (the default)
     Run(RunArgs),
+    /// Check whether `run` would start here, and say what each check means; the exit status is 1 if it would not
+    Doctor(DoctorArgs),
 }
+
+/// The default of `--max-flows`.
+pub const DEFAULT_FLOWS: u32 = 65536;
 
 #[derive(Args, Debug)]
 pub struct RunArgs {
@@ -43,8 +51,17 @@ pub struct RunArgs {
     #[arg(long, value_name = "LIST")]
     pub exclude_ports: Option<PortSet>,
 
+    /// Leave connections of these programs alone, by the names of their processes. Those of the default splice, which does
+    /// not work on accelerated connections
+    #[arg(
+        long,
+        value_name = "LIST",
+        default_value = "docker-proxy,rootlessport,rootlesskit"
+    )]
+    pub exclude_programs: Programs,
+
     /// The most connections to follow at a time; further ones stay on TCP
-    #[arg(long, value_name = "N", default_value_t = 65536, value_parser = clap::value_parser!(u32).range(1..=4_194_304))]
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_FLOWS, value_parser = clap::value_parser!(u32).range(1..=4_194_304))]
     pub max_flows: u32,
 
     /// Print the counters every so many seconds [default: off]
@@ -55,9 +72,29 @@ pub struct RunArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=86_400))]
     pub drain_timeout: u64,
 
+    /// Start though this check of the self-test has failed; `sockredir doctor` tells what that means
+    #[arg(
+        long,
+        value_name = "CHECK",
+        value_delimiter = ',',
+        hide_possible_values = true
+    )]
+    pub force: Vec<SafetyCheck>,
+
     /// Print what libbpf has to say, on standard error
     #[arg(short, long)]
     pub verbose: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct DoctorArgs {
+    /// The cgroup that `run` is to have [default: the root of cgroup2]
+    #[arg(long, value_name = "DIR")]
+    pub cgroup: Option<PathBuf>,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -66,6 +103,16 @@ pub enum Admit {
     Nonblocking,
     /// Blocking programs as well; some of their calls may return early or with EAGAIN
     Any,
+}
+
+impl ValueEnum for SafetyCheck {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()))
+    }
 }
 
 /// What is wrong with a command line, without clap's paragraphs of help.
@@ -97,6 +144,20 @@ mod tests {
     }
 
     #[test]
+    fn safety_checks_are_forced_one_by_one_or_in_a_list() {
+        let force = |line| parse(line).unwrap().run.force;
+        assert!(force("sockredir").is_empty());
+        assert_eq!(
+            force("sockredir --force order,edge-triggered --force self-test"),
+            [
+                SafetyCheck::Order,
+                SafetyCheck::EdgeTriggered,
+                SafetyCheck::SelfTest
+            ]
+        );
+    }
+
+    #[test]
     fn a_wrong_argument_is_told_in_one_line() {
         for line in [
             "sockredir --ports 0",
@@ -105,6 +166,10 @@ mod tests {
             "sockredir --max-flows 0",
             "sockredir --admit some",
             "sockredir --interval 0",
+            "sockredir --exclude-programs /usr/bin/x",
+            "sockredir --force privileges",
+            "sockredir --force order,",
+            "sockredir doctor --force order",
             "sockredir --nonsense",
             "sockredir nonsense",
         ] {

@@ -11,6 +11,11 @@ impl Counters {
         Self(names.iter().cloned().zip(values).collect())
     }
 
+    pub fn value(&self, name: &str) -> u64 {
+        let counter = self.0.iter().find(|(each, _)| each == name);
+        counter.map_or(0, |(_, value)| *value)
+    }
+
     /// What was counted since an earlier reading.
     pub fn since(&self, earlier: &Self) -> Self {
         let pairs = self.0.iter().zip(&earlier.0);
@@ -19,6 +24,16 @@ impl Counters {
                 .map(|((name, now), (_, then))| (name.clone(), now.saturating_sub(*then)))
                 .collect(),
         )
+    }
+
+    /// The counters that are not 0, in one line.
+    pub fn in_a_line(&self) -> String {
+        let counted = self.0.iter().filter(|(_, value)| *value > 0);
+        let pairs: Vec<_> = counted.map(|(name, value)| format!("{name} {value}")).collect();
+        if pairs.is_empty() {
+            return "nothing was counted".to_owned();
+        }
+        pairs.join(", ")
     }
 }
 
@@ -48,7 +63,9 @@ mod tests {
     #[test]
     fn only_what_was_counted_is_shown_in_two_columns() {
         assert_eq!(counters([2, 1000, 0]).to_string(), "ends     2\nmessages 1000\n");
+        assert_eq!(counters([2, 1000, 0]).in_a_line(), "ends 2, messages 1000");
         assert_eq!(counters([0, 0, 0]).to_string(), "");
+        assert_eq!(counters([0, 0, 0]).in_a_line(), "nothing was counted");
     }
 
     #[test]

@@ -1,12 +1,16 @@
 //! The command line: parses it, runs what it asks for, and prints an error once.
 
 mod cgroup;
+mod checks;
 mod cli;
 mod counters;
+mod doctor;
 mod kernel;
 mod ports;
 mod privilege;
+mod programs;
 mod run;
+mod splice;
 
 use std::process::ExitCode;
 use std::sync::LazyLock;
@@ -43,9 +47,12 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
-    let Command::Run(args) = cli.command.unwrap_or(Command::Run(cli.run));
-    match run::run(&args) {
-        Ok(()) => ExitCode::SUCCESS,
+    let done = match cli.command.unwrap_or(Command::Run(cli.run)) {
+        Command::Run(args) => run::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Doctor(args) => doctor::doctor(&args),
+    };
+    match done {
+        Ok(status) => status,
         Err(error) => {
             eprintln!("sockredir: {error:#}");
             ExitCode::FAILURE

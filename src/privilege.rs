@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use anyhow::{Context as _, Result, bail};
+use crate::checks::Finding;
 
 /// Name and number (linux/capability.h) of a capability, and what needs it.
 const NEEDED: [(&str, u32, &str); 3] = [
@@ -14,16 +14,15 @@ const NEEDED: [(&str, u32, &str); 3] = [
 const CAP_SYS_ADMIN: u32 = 21;
 
 /// Fails with the names of the missing capabilities.
-pub fn check() -> Result<()> {
-    let status = fs::read_to_string("/proc/self/status").context("failed to read /proc/self/status")?;
+pub fn check() -> Result<(), Finding> {
+    const REMEDY: &str = "run as root, or grant these capabilities";
+    let status = fs::read_to_string("/proc/self/status")
+        .map_err(|error| Finding::new(format!("failed to read /proc/self/status: {error}"), REMEDY))?;
     let missing = missing(&status);
-    if !missing.is_empty() {
-        bail!(
-            "missing {}: run as root, or grant these capabilities",
-            missing.join(", ")
-        );
+    if missing.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    Err(Finding::new(format!("missing {}", missing.join(", ")), REMEDY))
 }
 
 /// The missing capabilities with their purpose, read from the text of /proc/PID/status.

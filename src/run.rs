@@ -1,17 +1,17 @@
 //! The life of `sockredir run`: start, wait for a signal, stop without losing a byte.
 
 use std::io::Write as _;
-use std::mem::MaybeUninit;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::cgroup::Cgroup;
+use crate::checks;
 use crate::cli::{Admit, RunArgs};
 use crate::kernel::{self, Datapath, Ends};
 use crate::ports::PortSet;
-use crate::privilege;
+use crate::splice::SpliceWatch;
 
 /// How often the cgroup is looked after.
 const WATCH: Duration = Duration::from_secs(1);
@@ -25,19 +25,17 @@ struct StopSignal;
 
 pub fn run(args: &RunArgs) -> Result<()> {
     kernel::set_verbose(args.verbose);
-    privilege::check()?;
-    let cgroup = Cgroup::open(args.cgroup.as_deref())?;
-    kernel::check_requirements()?;
     let (sender, signals) = mpsc::channel();
     // A receiver that has gone is waiting for nothing any more.
     ctrlc::set_handler(move || drop(sender.send(StopSignal)))
         .context("failed to catch SIGINT and SIGTERM")?;
 
-    let mut storage = MaybeUninit::uninit();
-    let mut datapath = Datapath::load(&options(args), &mut storage)?;
-    datapath.probe()?;
+    let mut storage = kernel::Storage::uninit();
+    let (report, ready) = checks::check_all(args.cgroup.as_deref(), &options(args), &mut storage);
+    report.demand(&args.force)?;
+    let (cgroup, mut datapath) = ready.map_err(|check| anyhow!("{check} failed"))?;
     datapath
-        .attach(cgroup.fd())
+        .attach(cgroup.fd(), &coverage(args))
         .with_context(|| format!("failed to attach to cgroup {}", cgroup.path().display()))?;
     announce(&ready_line(args, &cgroup))?;
 
@@ -57,9 +55,15 @@ pub fn run(args: &RunArgs) -> Result<()> {
 fn options(args: &RunArgs) -> kernel::Options {
     kernel::Options {
         admit_blocking: args.admit == Admit::Any,
+        max_flows: args.max_flows,
+    }
+}
+
+fn coverage(args: &RunArgs) -> kernel::Coverage {
+    kernel::Coverage {
         ports: args.ports.clone().unwrap_or_else(PortSet::all),
         exclude_ports: args.exclude_ports.clone().unwrap_or_else(PortSet::none),
-        max_flows: args.max_flows,
+        exclude_programs: args.exclude_programs.names().map(str::to_owned).collect(),
     }
 }
 
@@ -99,6 +103,8 @@ fn watch(
     let interval = args.interval.map(Duration::from_secs);
     let mut due = interval.map(|interval| Instant::now() + interval);
     let mut last = datapath.counters()?;
+    let mut splices = SpliceWatch::default();
+    let mut tick = Instant::now() + WATCH;
     loop {
         let wait = due.map_or(WATCH, |due| {
             due.saturating_duration_since(Instant::now()).min(WATCH)
@@ -112,6 +118,15 @@ fn watch(
                 "cgroup {} was removed: nothing is accelerated any more, start again on one that lasts",
                 cgroup.path().display()
             );
+        }
+        if Instant::now() >= tick {
+            for program in splices.tick(datapath)? {
+                eprintln!(
+                    "sockredir: {program} splices, which does not see redirected data: its new connections stay on TCP; keep \
+                     all of them there with --exclude-programs {program}"
+                );
+            }
+            tick = Instant::now() + WATCH;
         }
         if due.is_some_and(|due| Instant::now() >= due) {
             let now = datapath.counters()?;
@@ -136,11 +151,11 @@ fn drain(args: &RunArgs, datapath: &mut Datapath<'_>, signals: &Receiver<StopSig
         datapath.release_idle()?;
         let Ends { mapped, unread } = datapath.ends()?;
         let waited = begin.elapsed();
-        if mapped == 0 || (unread == 0 && waited >= LEAVE_TIME) || Instant::now() >= deadline {
-            return Ok(unread);
+        if mapped == 0 || (unread.is_empty() && waited >= LEAVE_TIME) || Instant::now() >= deadline {
+            return Ok(unread.len());
         }
         if signals.recv_timeout(DRAIN_STEP).is_ok() {
-            return Ok(unread);
+            return Ok(unread.len());
         }
     }
 }

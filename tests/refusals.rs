@@ -72,6 +72,8 @@ fn bad_options() {
         &["--interval", "0"],
         &["--drain-timeout", "soon"],
         &["--admit", "all"],
+        &["--force", "everything"],
+        &["--force", "privileges"],
     ] {
         refused(sockredir(arguments), 2, &[arguments[0], "--help"]);
     }
@@ -182,7 +184,11 @@ fn a_network_namespace_whose_loopback_is_down() {
     let arena = Arena::new();
     let mut command = on(&arena);
     common::without_loopback(&mut command);
-    refused(command, 1, &["loopback", "ip link set lo up"]);
+    refused(
+        command,
+        1,
+        &["loopback", "ip link set lo up", "--force self-test"],
+    );
 }
 
 #[test]
@@ -218,6 +224,8 @@ fn help_and_version_are_no_errors() {
         "--max-flows",
         "--interval",
         "--drain-timeout",
+        "--force",
+        "doctor",
     ] {
         assert!(text.contains(option), "{option} is not in the help");
     }

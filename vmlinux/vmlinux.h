@@ -28,6 +28,7 @@ typedef __u16 u16;
 typedef __u32 u32;
 typedef __u64 u64;
 typedef _Bool bool;
+typedef short unsigned int umode_t;
 typedef struct wait_queue_head wait_queue_head_t;
 typedef struct refcount_struct refcount_t;
 
@@ -178,7 +179,11 @@ struct bpf_map;
 struct bpf_sock;
 struct cgroup;
 struct dst_entry;
+struct fdtable;
 struct file;
+struct files_struct;
+struct inode;
+struct io_uring_task;
 struct kernfs_node;
 struct list_head;
 struct net;
@@ -190,6 +195,7 @@ struct sock;
 struct sock_common;
 struct socket;
 struct socket_wq;
+struct task_struct;
 struct tcp_ulp_ops;
 struct wait_queue_entry;
 
@@ -325,6 +331,22 @@ struct __sk_buff {
 	__u64 hwtstamp;
 };
 
+struct bpf_sockopt {
+	union {
+		struct bpf_sock *sk;
+	};
+	union {
+		void *optval;
+	};
+	union {
+		void *optval_end;
+	};
+	__s32 level;
+	__s32 optname;
+	__s32 optlen;
+	__s32 retval;
+};
+
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
 struct bpf_iter_meta {
@@ -356,6 +378,19 @@ struct bpf_iter__sockmap {
 	};
 	union {
 		struct sock *sk;
+	};
+};
+
+struct bpf_iter__task_file {
+	union {
+		struct bpf_iter_meta *meta;
+	};
+	union {
+		struct task_struct *task;
+	};
+	u32 fd;
+	union {
+		struct file *file;
 	};
 };
 
@@ -434,6 +469,8 @@ struct sock {
 	socket_lock_t sk_lock;
 	struct dst_entry *sk_dst_cache;
 	u8 sk_kern_sock : 1;
+	u16 sk_protocol;
+	u32 sk_tsflags;
 	u8 sk_shutdown;
 	void *sk_user_data;
 	struct sock_cgroup_data sk_cgrp_data;
@@ -460,6 +497,7 @@ struct tcp_sock {
 	u64 bytes_acked;
 	u64 bytes_received;
 	u8 bpf_sock_ops_cb_flags;
+	u8 recvmsg_inq : 1;
 	u16 urg_data;
 	bool syn_smc;
 	bool is_mptcp;
@@ -469,10 +507,33 @@ struct socket {
 	socket_state state;
 	short int type;
 	struct file *file;
+	struct sock *sk;
 };
 
 struct file {
 	unsigned int f_flags;
+	struct inode *f_inode;
+	void *private_data;
+};
+
+struct task_struct {
+	struct task_struct *group_leader;
+	char comm[16];
+	struct files_struct *files;
+	struct io_uring_task *io_uring;
+};
+
+struct files_struct {
+	struct fdtable *fdt;
+};
+
+struct fdtable {
+	unsigned int max_fds;
+	struct file **fd;
+};
+
+struct inode {
+	umode_t i_mode;
 };
 
 struct list_head {

@@ -3,8 +3,7 @@
 #ifndef ESTABLISH_H
 #define ESTABLISH_H
 
-#include "flow.h"
-#include "socket.h"
+#include "listen.h"
 
 /* The header-length callback is where an end is looked at under its own lock (law 2): it runs in the program's own
  * sendmsg, in the acknowledgement that recvmsg sends, and for the FIN. The state callback ends the record's life.
@@ -59,12 +58,13 @@ static __always_inline void end_init(struct end *end, struct bpf_sock_ops *ctx)
 	end->flow = flow_key_of(end->own);
 }
 
-static __always_inline void service_of(struct bpf_sock_ops *ctx, struct service_key *key)
+static __always_inline void service_of(struct bpf_sock_ops *ctx, struct sock *sock, struct service_key *key)
 {
 	/* Loads in branches would be joined to one that the verifier refuses. */
 	__u32 v4 = READ_ONCE(ctx->remote_ip4), v6 = READ_ONCE(ctx->remote_ip6[3]);
 
 	key->netns = bpf_get_netns_cookie(ctx);
+	key->cgroup = sock->sk_cgrp_data.cgroup->kn->id;
 	key->port = bpf_ntohl(ctx->remote_port);
 	if (ctx->family == AF_INET) {
 		key->address[2] = bpf_htonl(0xffff);
@@ -77,8 +77,8 @@ static __always_inline void service_of(struct bpf_sock_ops *ctx, struct service_
 	key->address[3] = v6;
 }
 
-/* How many messages to observe, or 0: do not insert. Insertion costs a short connection about 20 %, so services whose
- * flows end before redirection has paid are only sampled.
+/* How many messages to observe, or 0: do not insert, for the reason that is counted. Insertion costs a short connection
+ * about 20 %, so services whose flows end before redirection has paid are only sampled.
  */
 static __always_inline __u32 service_verdict(const struct service_key *key)
 {
@@ -90,8 +90,14 @@ static __always_inline __u32 service_verdict(const struct service_key *key)
 		bpf_map_update_elem(&sockredir_svc, key, &fresh, BPF_NOEXIST);
 		return observe_messages;
 	}
-	if (service->score <= 0 && ++service->skipped % score_sample)
+	if (service->shunned) {
+		count(service->shunned);
 		return 0;
+	}
+	if (service->score <= 0 && ++service->skipped % score_sample) {
+		count(COUNTER_REFUSED_SERVICE);
+		return 0;
+	}
 	return service->score >= score_quick ? observe_messages_quick : observe_messages;
 }
 
@@ -107,9 +113,7 @@ static __always_inline bool end_insert(struct bpf_sock_ops *ctx, struct end *end
 	return true;
 }
 
-/* The storage of a fresh end, or none. A socket that was disconnected and connects again is still in the map under its
- * old key; it stays as it is and never pairs.
- */
+/* The storage of a fresh end, or none. */
 static __always_inline struct end *end_create(struct bpf_sock *sk)
 {
 	struct end *end = bpf_sk_storage_get(&sockredir_end, sk, NULL, 0);
@@ -131,6 +135,7 @@ static __always_inline void establish_active(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct tcp_sock *tcp = sk ? bpf_skc_to_tcp_sock(sk) : NULL;
+	enum counter exclusion;
 	struct flow flow = {};
 	struct flow_key key;
 	struct file *file;
@@ -150,6 +155,11 @@ static __always_inline void establish_active(struct bpf_sock_ops *ctx)
 		count(COUNTER_REFUSED_PORT);
 		return;
 	}
+	exclusion = connect_exclusion(sk);
+	if (exclusion) {
+		count(exclusion);
+		return;
+	}
 	file = file_of(sock_of(tcp));
 	/* Two equal numbers would make the two ends one. */
 	if (!file || is_special(tcp) || ctx->snd_nxt == ctx->rcv_nxt) {
@@ -160,12 +170,10 @@ static __always_inline void establish_active(struct bpf_sock_ops *ctx)
 		count(COUNTER_REFUSED_BLOCKING);
 		return;
 	}
-	service_of(ctx, &flow.service);
+	service_of(ctx, sock_of(tcp), &flow.service);
 	flow.observe = service_verdict(&flow.service);
-	if (!flow.observe) {
-		count(COUNTER_REFUSED_SERVICE);
+	if (!flow.observe)
 		return;
-	}
 	end = end_create(sk);
 	if (!end)
 		return;
@@ -173,8 +181,10 @@ static __always_inline void establish_active(struct bpf_sock_ops *ctx)
 	key = end->flow;
 	flow.word = tag_of(key) | FLOW_END(end->side);
 	flow.last_side = FLOW_SIDES;
-	flow.queue_next[end->side & 1] = end->own.ack;
-	flow.queue_next[!end->side] = end->own.seq;
+	flow.sock[0] = end->side ? 0 : (unsigned long)tcp;
+	flow.sock[1] = end->side ? (unsigned long)tcp : 0;
+	flow.queue_next[0] = end->side ? end->own.seq : end->own.ack;
+	flow.queue_next[1] = end->side ? end->own.ack : end->own.seq;
 	if (bpf_map_update_elem(&sockredir_flow, &key, &flow, BPF_NOEXIST)) {
 		count(COUNTER_REFUSED_FULL);
 		bpf_sk_storage_delete(&sockredir_end, sk);
@@ -190,8 +200,44 @@ static __always_inline void establish_active(struct bpf_sock_ops *ctx)
 	callbacks_add(ctx, end, END_CALLBACKS);
 }
 
-/* The accepting end follows the connecting one. It has no file yet: admission looks at that later. It joins the record
- * last, so that an end that the record counts is in the map.
+/* Whether the accepting program is not excluded, and known to use non-blocking sockets. If nothing is known of it, this
+ * connection is watched until it shows.
+ */
+static __always_inline bool may_accept(struct bpf_sock_ops *ctx, struct end *fresh, struct flow *flow)
+{
+	struct listener *listener = listener_of(ctx);
+	struct bpf_sock *sk = ctx->sk;
+	struct end *end;
+
+	if (listener && listener->exclusion) {
+		count(listener->exclusion);
+		service_score(flow, -score_most);
+		refuse(flow, COUNTER_TCP_ONLY_PROGRAM);
+		return false;
+	}
+	if (admit_any)
+		return true;
+	switch (accepts_of(listener, ctx->local_port)) {
+	case ACCEPTS_NONBLOCKING:
+		return true;
+	case ACCEPTS_BLOCKING:
+		count(COUNTER_REFUSED_BLOCKING_SERVER);
+		service_score(flow, -score_most);
+		break;
+	default:
+		count(COUNTER_REFUSED_UNKNOWN_SERVER);
+		end = sk ? end_create(sk) : NULL;
+		if (!end)
+			break;
+		*end = *fresh;
+		callbacks_add(ctx, end, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
+	}
+	refuse(flow, COUNTER_TCP_ONLY_BLOCKING);
+	return false;
+}
+
+/* The accepting end follows the connecting one. It joins the record last, so that an end that the record counts is in the
+ * map.
  */
 static __always_inline void establish_passive(struct bpf_sock_ops *ctx)
 {
@@ -205,6 +251,7 @@ static __always_inline void establish_passive(struct bpf_sock_ops *ctx)
 	if (!tcp)
 		return;
 	end_init(&fresh, ctx);
+	fresh.accepted = 1;
 	flow = flow_of(&fresh);
 	if (!flow) {
 		count(COUNTER_REFUSED_UNPAIRED);
@@ -218,6 +265,8 @@ static __always_inline void establish_passive(struct bpf_sock_ops *ctx)
 		count(COUNTER_REFUSED_SPECIAL);
 		return;
 	}
+	if (!may_accept(ctx, &fresh, flow))
+		return;
 	end = end_create(sk);
 	if (!end)
 		return;
@@ -226,6 +275,7 @@ static __always_inline void establish_passive(struct bpf_sock_ops *ctx)
 		bpf_sk_storage_delete(&sockredir_end, sk);
 		return;
 	}
+	flow->sock[end->side & 1] = (unsigned long)tcp;
 	if (!flow_join(flow, end)) {
 		count(COUNTER_REFUSED_UNPAIRED);
 		own = end->own;

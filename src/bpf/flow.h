@@ -42,6 +42,28 @@ static __always_inline struct flow *flow_of(struct end *end)
 	return bpf_map_lookup_elem(&sockredir_flow, &key);
 }
 
+/* The record of a mapped socket, where its storage cannot be had: the numbers of its establishment are those of now less
+ * what was acknowledged and received since. The connecting end's SYN counts as acknowledged.
+ */
+static __always_inline struct flow *flow_of_socket(struct tcp_sock *tcp, __u32 *side)
+{
+	struct end_key own = {
+		.seq = tcp->snd_una - (__u32)tcp->bytes_acked,
+		.ack = tcp->rcv_nxt - (__u32)tcp->bytes_received,
+	};
+
+	for (int syn = 0; syn < 2; syn++, own.seq++) {
+		struct flow_key key = flow_key_of(own);
+		struct flow *flow = bpf_map_lookup_elem(&sockredir_flow, &key);
+
+		if (flow) {
+			*side = side_of(own);
+			return flow;
+		}
+	}
+	return NULL;
+}
+
 static __always_inline __u64 flow_word(struct flow *flow)
 {
 	return READ_ONCE(flow->word);
@@ -113,6 +135,16 @@ static __always_inline void service_score(struct flow *flow, __s32 change)
 		return;
 	score = service->score + change;
 	service->score = score > score_most ? score_most : score < 0 ? 0 : score;
+}
+
+/* No connection of this client to this service is inserted any more, as the reason says. */
+static __always_inline void service_shun(struct flow *flow, enum counter reason)
+{
+	struct service_key key = flow->service;
+	struct service *service = bpf_map_lookup_elem(&sockredir_svc, &key);
+
+	if (service)
+		service->shunned = reason;
 }
 
 /* The end is unlinked from the map: take it off the record, and remove the record with the last end. Each end calls

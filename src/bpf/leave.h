@@ -8,31 +8,32 @@
 /* Waiters that are looked at; a connected socket rarely has more than one. */
 #define WAITERS 8
 
-/* A thread that sleeps in recv would wake up to an error when the entry under it goes: EAGAIN from a blocking socket.
- * Waiters of epoll, poll and io_uring just look again.
+/* How many threads sleep in recv or send on a socket; -1 if that cannot be told. Waiters of epoll, poll and io_uring are
+ * not inside the socket.
  */
-static __always_inline bool is_waited_for(struct sock *sock)
+static __always_inline int sleepers(struct sock *sock)
 {
 	struct socket_wq *wq = BPF_CORE_READ(sock, sk_wq);
 	struct list_head *head, *next;
+	int count = 0;
 
 	if (!wq)
-		return false;
+		return 0;
 	head = (void *)wq + bpf_core_field_offset(struct socket_wq, wait.head);
 	next = BPF_CORE_READ(head, next);
 	for (int i = 0; i < WAITERS; i++) {
 		struct wait_queue_entry *entry;
 
 		if (next == head)
-			return false;
+			return count;
 		entry = (void *)next - bpf_core_field_offset(struct wait_queue_entry, entry);
-		/* Without the symbol every waiter that belongs to a thread counts as asleep in recv. */
-		if (&woken_wake_function ? (void *)BPF_CORE_READ(entry, func) == &woken_wake_function :
-					   !!BPF_CORE_READ(entry, private))
-			return true;
+		if (&woken_wake_function)
+			count += (void *)BPF_CORE_READ(entry, func) == &woken_wake_function;
+		else if (BPF_CORE_READ(entry, private))
+			return -1;
 		next = BPF_CORE_READ(next, next);
 	}
-	return next != head;
+	return next == head ? count : -1;
 }
 
 /* Law 2: what is unread would be lost, and a thread inside the socket must not find its queue gone. Every thread in
@@ -48,11 +49,20 @@ static __always_inline bool can_leave(struct sock *sock, struct sk_psock *psock,
 		count(COUNTER_LEAVE_BUSY);
 		return false;
 	}
-	if (is_waited_for(sock)) {
+	/* It would wake up to an error when the entry under it goes: EAGAIN from a blocking socket. */
+	if (sleepers(sock)) {
 		count(COUNTER_LEAVE_WAITED);
 		return false;
 	}
 	return true;
+}
+
+static __always_inline void unmap(struct end *end)
+{
+	struct end_key own = end->own;
+
+	bpf_map_delete_elem(&sockredir_map, &own);
+	count(COUNTER_ENDS_LEFT);
 }
 
 /* The end has drained: no redirect of its own is under way. A thread between its verdict and the enqueue has released
@@ -77,8 +87,6 @@ static __always_inline void drain(struct end *end, struct flow *flow, struct sk_
 static __always_inline bool step_out(struct end *end, struct flow *flow, struct sock *sock,
 				     struct sk_psock *psock, int inside)
 {
-	struct end_key own = end->own;
-
 	if (stopping) {
 		refuse(flow, COUNTER_TCP_ONLY_STOPPING);
 		send_back(flow, COUNTER_DRAIN_STOPPING);
@@ -87,10 +95,55 @@ static __always_inline bool step_out(struct end *end, struct flow *flow, struct 
 		drain(end, flow, psock, inside);
 	if (state_of(flow_word(flow)) != FLOW_TCP_ONLY || !can_leave(sock, psock, inside))
 		return false;
-	bpf_map_delete_elem(&sockredir_map, &own);
-	count(COUNTER_ENDS_LEFT);
+	unmap(end);
 	flow_release(end);
 	return true;
+}
+
+/* The mate has no redirect under way: every thread inside it sleeps, by two looks at its references with a look at its
+ * sleepers between them. Later threads see the state that the caller has set before.
+ */
+static __always_inline bool is_mate_quiet(struct end *end, struct flow *flow)
+{
+	struct sk_psock *psock;
+	struct sock *mate;
+	int inside, asleep;
+
+	if (!(flow_word(flow) & FLOW_END(!end->side)))
+		return true;
+	mate = kernel_object((void *)flow->sock[!end->side], struct sock);
+	psock = psock_of(mate);
+	if (!psock)
+		return true;
+	inside = READ_ONCE(psock->refcnt.refs.counter) - 1;
+	asleep = sleepers(mate);
+	return inside <= asleep && inside == READ_ONCE(psock->refcnt.refs.counter) - 1;
+}
+
+/* --admit any: a blocking program that has shut down its sending side goes on to recv, where the acknowledgement of its
+ * FIN would wake it to EAGAIN (20 of 20 half-closes). Before the FIN is sent it leaves, as no thread is inside.
+ */
+static __always_inline void half_close(struct bpf_sock_ops *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct end *end = sk ? bpf_sk_storage_get(&sockredir_end, sk, NULL, 0) : NULL;
+	struct tcp_sock *tcp = end ? bpf_skc_to_tcp_sock(sk) : NULL;
+	struct sk_psock *psock = tcp ? psock_of(sock_of(tcp)) : NULL;
+	struct file *file = psock ? file_of(sock_of(tcp)) : NULL;
+	struct flow *flow;
+
+	if (!file || is_nonblocking(file) || !end->mapped)
+		return;
+	flow = flow_of(end);
+	if (!flow)
+		return;
+	refuse(flow, COUNTER_TCP_ONLY_CLOSED);
+	send_back(flow, COUNTER_DRAIN_HALF_CLOSED);
+	if (psock->refcnt.refs.counter <= 1 && is_mate_quiet(end, flow) &&
+	    flow_swap(flow, FLOW_DRAIN, FLOW_TCP_ONLY))
+		count(COUNTER_DRAIN_DONE);
+	if (step_out(end, flow, sock_of(tcp), psock, 0))
+		callbacks_drop(ctx, end);
 }
 
 /* Why a flow under observation will never be admitted, as far as this end can see; COUNTERS if it still may. Something
@@ -116,9 +169,22 @@ static __always_inline void attend(struct bpf_sock_ops *ctx)
 	struct sk_psock *psock;
 	enum counter reason;
 	struct flow *flow;
+	struct file *file;
 
-	if (!tcp || !end->mapped)
+	if (!tcp)
 		return;
+	/* Not before it sends: between accept and fcntl every socket is blocking. */
+	if (end->accepted && !end->known && (ctx->skb_len || end->observed)) {
+		file = file_of(sock_of(tcp));
+		if (file)
+			listener_learn(ctx, file);
+		end->known = !!file;
+	}
+	if (!end->mapped) {
+		if (!end->accepted || end->known)
+			callbacks_drop(ctx, end);
+		return;
+	}
 	flow = flow_of(end);
 	if (!flow)
 		return;
@@ -159,14 +225,22 @@ static __always_inline void attend_idle(struct tcp_sock *tcp)
 	bpf_setsockopt(tcp, SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, &flags, sizeof(flags));
 }
 
-/* The connection is over. The map forgets the socket at close; the record forgets it here. */
+/* The connection is over, and so is its mate's sending. The map forgets the socket at close, which its program may put off;
+ * until then it behaves as on TCP only out of the map: a send after a reset fails with ECONNRESET once, then with EPIPE.
+ */
 static __always_inline void end_of_life(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct end *end = sk ? bpf_sk_storage_get(&sockredir_end, sk, NULL, 0) : NULL;
+	struct tcp_sock *tcp = end ? bpf_skc_to_tcp_sock(sk) : NULL;
+	struct sk_psock *psock;
 
-	if (end && end->mapped)
-		flow_release(end);
+	if (!tcp || !end->mapped)
+		return;
+	psock = psock_of(sock_of(tcp));
+	if (psock && can_leave(sock_of(tcp), psock, !!sock_of(tcp)->sk_lock.owned))
+		unmap(end);
+	flow_release(end);
 }
 
 #endif

@@ -12,10 +12,11 @@
 
 #define READ_ONCE(x) (*(volatile typeof(x) *)&(x))
 
-/* Options of the user: --admit any, --ports, --exclude-ports (one bit a port). */
+/* --admit any. */
 const volatile bool admit_any = false;
-const volatile __u64 ports_included[1024];
-const volatile __u64 ports_excluded[1024];
+/* --ports and --exclude-ports, one bit a port. Written before each attachment: the self-test covers all. */
+volatile __u64 ports_included[1024];
+volatile __u64 ports_excluded[1024];
 
 /* Messages that an end observes before it decides; fewer where the service's score says that flows are worth it. */
 const volatile __u32 observe_messages = 8;
@@ -40,6 +41,9 @@ const volatile __s32 score_start = 32;
 const volatile __s32 score_quick = 48;
 const volatile __s32 score_gain = 8;
 const volatile __u32 score_sample = 64;
+
+/* The number of splice(2) on this machine. */
+const volatile __u32 splice_call = 0;
 
 /* Set once, when the tool stops (law 8): from then on nothing is inserted, admitted or redirected. */
 volatile __u32 stopping;
@@ -77,6 +81,21 @@ struct {
 	__type(key, struct service_key);
 	__type(value, struct service);
 } sockredir_svc SEC(".maps");
+
+/* As above. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct listener_key);
+	__type(value, struct listener);
+} sockredir_listen SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 256);
+	__type(key, struct program);
+	__type(value, __u32);
+} sockredir_prog SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -12,28 +12,6 @@
 #define CUT_BYTES 4095
 #define CUTS 17
 
-/* The record of a mapped socket, where its storage cannot be had: the numbers of its establishment are those of now less
- * what was acknowledged and received since. The connecting end's SYN counts as acknowledged.
- */
-static __always_inline struct flow *flow_of_socket(struct tcp_sock *tcp, __u32 *side)
-{
-	struct end_key own = {
-		.seq = tcp->snd_una - (__u32)tcp->bytes_acked,
-		.ack = tcp->rcv_nxt - (__u32)tcp->bytes_received,
-	};
-
-	for (int syn = 0; syn < 2; syn++, own.seq++) {
-		struct flow_key key = flow_key_of(own);
-		struct flow *flow = bpf_map_lookup_elem(&sockredir_flow, &key);
-
-		if (flow) {
-			*side = side_of(own);
-			return flow;
-		}
-	}
-	return NULL;
-}
-
 /* A segment that was sent again together with later ones can begin with bytes that have been received. TCP's own readers
  * skip them; the socket map hands the whole segment on, so they are cut off here. On loopback they come when tiny segments
  * fill the receiver's memory and the kernel drops some.

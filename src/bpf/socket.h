@@ -10,6 +10,7 @@
 #define AF_INET6 10
 #define O_NONBLOCK 04000
 #define SOL_TCP 6
+#define IPPROTO_TCP 6
 /* The low bits of sk_user_data are flags, and one says that the rest points to a psock (include/net/sock.h,
  * SK_USER_DATA_PTRMASK and SK_USER_DATA_PSOCK).
  */
@@ -64,11 +65,16 @@ static __always_inline bool is_special(struct tcp_sock *tcp)
 {
 	struct sock *sock = sock_of(tcp);
 
+	unsigned long flags = 1ul << bpf_core_enum_value(enum sock_flags, SOCK_ZEROCOPY) |
+			      1ul << bpf_core_enum_value(enum sock_flags, SOCK_RCVTSTAMP) |
+			      1ul << bpf_core_enum_value(enum sock_flags, SOCK_URGINLINE);
+
 	if (tcp->inet_conn.icsk_ulp_ops || sock->sk_rcvlowat > 1 || sock->sk_peek_off >= 0)
 		return true;
-	if (sock->__sk_common.skc_flags & (1ul << bpf_core_enum_value(enum sock_flags, SOCK_ZEROCOPY)))
+	if (sock->__sk_common.skc_flags & flags || sock->sk_tsflags)
 		return true;
-	if (BPF_CORE_READ_BITFIELD(tcp, repair) || BPF_CORE_READ_BITFIELD(sock, sk_kern_sock))
+	if (BPF_CORE_READ_BITFIELD(tcp, repair) || BPF_CORE_READ_BITFIELD(tcp, recvmsg_inq) ||
+	    BPF_CORE_READ_BITFIELD(sock, sk_kern_sock))
 		return true;
 	if (bpf_core_field_exists(tcp->is_mptcp) && tcp->is_mptcp)
 		return true;

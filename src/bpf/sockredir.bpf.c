@@ -2,6 +2,7 @@
 /* The entry points of the datapath. docs/datapath.md numbers its laws. */
 #include "establish.h"
 #include "leave.h"
+#include "options.h"
 #include "queue.h"
 #include "verdict.h"
 
@@ -16,6 +17,12 @@ int sockredir_ops(struct bpf_sock_ops *ctx)
 	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
 		establish_passive(ctx);
 		break;
+	case BPF_SOCK_OPS_TCP_CONNECT_CB:
+		connect_begins(ctx);
+		break;
+	case BPF_SOCK_OPS_TCP_LISTEN_CB:
+		listen_begins(ctx);
+		break;
 	case BPF_SOCK_OPS_HDR_OPT_LEN_CB:
 	case BPF_SOCK_OPS_RTT_CB:
 		attend(ctx);
@@ -23,6 +30,8 @@ int sockredir_ops(struct bpf_sock_ops *ctx)
 	case BPF_SOCK_OPS_STATE_CB:
 		if (ctx->args[1] == TCP_CLOSE)
 			end_of_life(ctx);
+		else if (admit_any && ctx->args[1] == TCP_FIN_WAIT1)
+			half_close(ctx);
 		break;
 	}
 	return 1;
@@ -41,17 +50,48 @@ int sockredir_skb(struct __sk_buff *skb)
 	return SK_PASS;
 }
 
-/* Law 8: for every end in the map, the bytes that wait to be read from its queue. */
+SEC("cgroup/setsockopt")
+int sockredir_option(struct bpf_sockopt *ctx)
+{
+	return guard_option(ctx);
+}
+
+/* The programs that listen already, of all network namespaces. */
+SEC("iter/task_file")
+int sockredir_listeners(struct bpf_iter__task_file *ctx)
+{
+	struct file *file = ctx->file;
+	struct socket *socket = file ? bpf_sock_from_file(file) : NULL;
+	struct sock *sock = socket ? socket->sk : NULL;
+	struct task_struct *task = ctx->task;
+
+	if (sock && task && sock->sk_protocol == IPPROTO_TCP && sock->__sk_common.skc_state == TCP_LISTEN)
+		listener_add(sock->__sk_common.skc_net.net->net_cookie, sock, task);
+	return 0;
+}
+
+/* Attached for a moment, when readers seem to be stuck: a trace of system calls costs all programs of the host. */
+SEC("tp_btf/sys_enter")
+int sockredir_splice(unsigned long long *ctx)
+{
+	if (ctx[1] == splice_call)
+		notice_splice((void *)ctx[0]);
+	return 0;
+}
+
+/* For every end in the map, its key and the bytes that wait to be read from its queue (struct unread). */
 SEC("iter/sockmap")
 int sockredir_ends(struct bpf_iter__sockmap *ctx)
 {
 	struct sock *sock = ctx->sk;
 	struct sk_psock *psock = sock ? psock_of(sock) : NULL;
-	__u32 unread;
+	struct end_key *key = ctx->key;
+	struct unread unread = {};
 
-	if (!psock)
+	if (!psock || !key)
 		return 0;
-	unread = is_queue_empty(psock) ? 0 : psock->msg_tot_len;
+	unread.end = *key;
+	unread.bytes = is_queue_empty(psock) ? 0 : psock->msg_tot_len;
 	bpf_seq_write(ctx->meta->seq, &unread, sizeof(unread));
 	return 0;
 }
@@ -66,24 +106,6 @@ int sockredir_stop(struct bpf_iter__tcp *ctx)
 	if (tcp)
 		attend_idle(tcp);
 	return 0;
-}
-
-/* The connection that the tool tries the kernel with, before anything else is attached: its two ends by index. */
-struct {
-	__uint(type, BPF_MAP_TYPE_SOCKMAP);
-	__uint(max_entries, 2);
-	__type(key, __u32);
-	__type(value, __u32);
-} sockredir_probe SEC(".maps");
-
-/* The end that the probe redirects to; any other number lets its messages go through TCP. */
-volatile __u32 probe_target;
-
-SEC("sk_msg")
-int sockredir_try(struct sk_msg_md *msg)
-{
-	bpf_msg_redirect_map(msg, &sockredir_probe, probe_target, BPF_F_INGRESS);
-	return SK_PASS;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

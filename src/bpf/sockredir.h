@@ -21,9 +21,12 @@ struct flow_key {
 	__u32 high;
 };
 
-/* Who is being connected to, for the memory of how its last flows ended. IPv4 is held as IPv4-mapped IPv6. */
+/* Who is being connected to, and from which cgroup, for the memory of how the last flows ended. IPv4 is held as
+ * IPv4-mapped IPv6.
+ */
 struct service_key {
 	__u64 netns;
+	__u64 cgroup;
 	__u32 address[4];
 	__u32 port;
 	__u32 pad;
@@ -33,6 +36,41 @@ struct service {
 	/* From 0 to 64: below, only a sample of the connections is inserted; above, flows are decided early. */
 	__s32 score;
 	__u32 skipped;
+	/* The refused_* counter of all its connections, or 0: a program made one of them what a mapped socket cannot be. */
+	__u32 shunned;
+};
+
+/* Who accepts: a port of a network namespace. */
+struct listener_key {
+	__u64 netns;
+	__u32 port;
+	__u32 pad;
+};
+
+/* What the accepted sockets of a program are, as far as is known. */
+enum accepts {
+	ACCEPTS_UNKNOWN,
+	ACCEPTS_NONBLOCKING,
+	ACCEPTS_BLOCKING,
+};
+
+struct listener {
+	/* The address of the listening socket; it may have closed meanwhile. */
+	__u64 sock;
+	__u32 accepts;
+	/* The refused_* counter of all connections to this program, or 0. */
+	__u32 exclusion;
+};
+
+/* What the iterator over the ends in the socket map writes for each of them. */
+struct unread {
+	struct end_key end;
+	__u32 bytes;
+};
+
+/* A program by the name of its process, as in /proc/PID/comm. The value is 1 if it was seen to splice. */
+struct program {
+	char name[16];
 };
 
 /* States of a flow. OBSERVE → ADMITTED → DRAIN → TCP_ONLY, or OBSERVE → TCP_ONLY; never back. */
@@ -67,6 +105,8 @@ struct flow {
 	__u32 observe;
 	/* Redirection has paid for the insertion: the service was credited. */
 	__u32 worth;
+	/* By side: the address of the socket, good while that end is registered in the word. */
+	__u64 sock[2];
 	/* By side: the TCP sequence number that the receive queue of that end goes on with. */
 	__u32 queue_next[2];
 	__u32 pad;
@@ -84,14 +124,28 @@ enum counter {
 	COUNTER_ADMITTED_BULK,
 	/* Not inserted: the connecting program uses a blocking socket. */
 	COUNTER_REFUSED_BLOCKING,
+	/* Not inserted: the accepting program uses blocking sockets, or its listener does and it has not yet shown what
+	 * its accepted sockets are.
+	 */
+	COUNTER_REFUSED_BLOCKING_SERVER,
+	COUNTER_REFUSED_UNKNOWN_SERVER,
+	/* Not inserted: connections of this client to this service were turned to blocking after they were established, or
+	 * were given a ULP such as kTLS.
+	 */
+	COUNTER_REFUSED_TURNS_BLOCKING,
+	COUNTER_REFUSED_ULP,
 	/* Not inserted: the route does not go over loopback. */
 	COUNTER_REFUSED_NOT_LOCAL,
 	/* Not inserted: neither port is in --ports, or one is in --exclude-ports. */
 	COUNTER_REFUSED_PORT,
+	/* Not inserted: a program at one of its ends is in --exclude-programs, or was seen to splice. */
+	COUNTER_REFUSED_PROGRAM,
+	/* Not inserted: a program at one of its ends has an io_uring. */
+	COUNTER_REFUSED_IO_URING,
 	/* Not inserted: recent flows to this service ended before redirection paid. */
 	COUNTER_REFUSED_SERVICE,
 	/* Not inserted: the socket uses what redirected data cannot honour (ULP, zero-copy, low-water mark, peek
-	 * offset, repair), belongs to the kernel, to MPTCP or to SMC.
+	 * offset, timestamps, inline urgent data, repair), belongs to the kernel, to MPTCP or to SMC.
 	 */
 	COUNTER_REFUSED_SPECIAL,
 	/* Not inserted: --max-flows is reached, or there is no memory. */
@@ -102,15 +156,19 @@ enum counter {
 	COUNTER_REFUSED_STOPPING,
 	/* Accepted connections whose connecting end was not inserted, or is not on this host. */
 	COUNTER_REFUSED_UNPAIRED,
-	/* Flows that went from observation to TCP, by reason: a program turned its socket to blocking, */
+	/* Flows that went from observation to TCP, by reason: a program turned its socket to blocking, or accepts with
+	 * blocking sockets;
+	 */
 	COUNTER_TCP_ONLY_BLOCKING,
-	/* or set an option that redirected data cannot honour; */
+	/* a program set an option that redirected data cannot honour, or has an io_uring; */
 	COUNTER_TCP_ONLY_SPECIAL,
+	/* the accepting program is kept off by its name, or has an io_uring; */
+	COUNTER_TCP_ONLY_PROGRAM,
 	/* the accepting end is not covered by this tool or has gone; */
 	COUNTER_TCP_ONLY_NO_MATE,
 	/* neither request/response nor bulk: redirecting would be slower; */
 	COUNTER_TCP_ONLY_PATTERN,
-	/* closed before it was decided; */
+	/* closed, or half closed by a blocking program, before it was decided; */
 	COUNTER_TCP_ONLY_CLOSED,
 	/* the tool is stopping. */
 	COUNTER_TCP_ONLY_STOPPING,
@@ -120,7 +178,9 @@ enum counter {
 	COUNTER_DRAIN_NO_GAIN,
 	/* a program turned its socket to blocking, */
 	COUNTER_DRAIN_BLOCKING,
-	/* or set an option that redirected data cannot honour; */
+	/* a blocking program has shut down its sending side (--admit any), */
+	COUNTER_DRAIN_HALF_CLOSED,
+	/* or set an option that redirected data cannot honour, or has an io_uring; */
 	COUNTER_DRAIN_SPECIAL,
 	/* the tool is stopping. */
 	COUNTER_DRAIN_STOPPING,
@@ -183,6 +243,12 @@ struct end {
 	struct end_key mate;
 	struct flow_key flow;
 	__u32 side;
+	/* This end was accepted, the mate has connected. */
+	__u32 accepted;
+	/* The refused_* counter of this connecting program, or 0. */
+	__u32 exclusion;
+	/* An accepted end has shown whether its program uses non-blocking sockets. */
+	__u32 known;
 	/* The key is in the socket map and the record counts this end. */
 	__u32 mapped;
 	/* The state last seen in the record. */
@@ -207,6 +273,7 @@ struct end {
 	__u32 callbacks;
 	/* Operand of the full barrier: always 0. */
 	__u32 fence;
+	__u32 pad;
 };
 
 #endif

@@ -3,8 +3,7 @@
 #ifndef VERDICT_H
 #define VERDICT_H
 
-#include "flow.h"
-#include "socket.h"
+#include "program.h"
 
 /* To the own key without BPF_F_INGRESS is a plain TCP send of the message: the way to take a redirect back (law 7). */
 static __always_inline bool redirect_to_tcp(struct sk_msg_md *msg, struct end *end)
@@ -80,6 +79,15 @@ static __always_inline enum counter limit_of(struct end *end, struct sock *mate,
 	return COUNTER_MESSAGES_REDIRECTED;
 }
 
+/* One of the two programs has turned its socket to blocking. If that is the connecting one, it will do so again. */
+static __always_inline enum counter turn_back(struct flow *flow, bool connecting)
+{
+	if (connecting)
+		service_shun(flow, COUNTER_REFUSED_TURNS_BLOCKING);
+	refuse(flow, COUNTER_TCP_ONLY_BLOCKING);
+	return send_back(flow, COUNTER_DRAIN_BLOCKING);
+}
+
 /* The mate is in the map and alive under RCU. Whether this message may go to its queue; `admission` is the pattern that
  * admits the flow with this message, or COUNTERS where it is admitted already.
  */
@@ -96,11 +104,7 @@ static __always_inline enum counter judge_mate(struct sk_msg *kmsg, struct end *
 	if (!file)
 		return COUNTER_MESSAGES_NOT_ACCEPTED;
 	if (!admit_any && !is_nonblocking(file))
-		return admission == COUNTERS ? send_back(flow, COUNTER_DRAIN_BLOCKING) :
-					       refuse(flow, COUNTER_TCP_ONLY_BLOCKING);
-	if (is_special(tcp))
-		return admission == COUNTERS ? send_back(flow, COUNTER_DRAIN_SPECIAL) :
-					       refuse(flow, COUNTER_TCP_ONLY_SPECIAL);
+		return turn_back(flow, end->accepted);
 	if (admission != COUNTERS && flow_swap(flow, FLOW_OBSERVE, FLOW_ADMITTED))
 		count(admission);
 	/* The other end, or another thread, may have decided otherwise. */
@@ -123,9 +127,11 @@ static __always_inline enum counter observe(struct end *end, struct flow *flow, 
 	end->observed++;
 	end->turns += turn;
 	end->observed_bytes += size;
-	if (file && !admit_any && !is_nonblocking(file))
-		return refuse(flow, COUNTER_TCP_ONLY_BLOCKING);
-	if (is_special(own))
+	if (file && !admit_any && !is_nonblocking(file)) {
+		turn_back(flow, !end->accepted);
+		return COUNTER_MESSAGES_TCP_ONLY;
+	}
+	if (has_io_uring(bpf_get_current_task_btf()))
 		return refuse(flow, COUNTER_TCP_ONLY_SPECIAL);
 	if (end->observed < flow->observe)
 		return COUNTERS;
@@ -142,8 +148,8 @@ static __always_inline enum counter judge_own(struct end *end, struct flow *flow
 	struct file *file = file_of(sock_of(own));
 
 	if (file && !admit_any && !is_nonblocking(file))
-		return send_back(flow, COUNTER_DRAIN_BLOCKING);
-	if (!file || is_special(own))
+		return turn_back(flow, !end->accepted);
+	if (has_io_uring(bpf_get_current_task_btf()))
 		return send_back(flow, COUNTER_DRAIN_SPECIAL);
 	if (++end->round > gain_messages) {
 		bool gain = end->round_redirected * 2 >= gain_messages;

@@ -1,7 +1,8 @@
 //! Owns libbpf and every `unsafe`: loads the datapath, attaches it, reads its counters, and takes it away again.
 
-mod probe;
+mod connection;
 mod requirements;
+mod selftest;
 mod sys;
 
 /// What libbpf-cargo makes of `src/bpf/sockredir.bpf.c`.
@@ -10,45 +11,87 @@ mod skeleton {
     include!(concat!(env!("OUT_DIR"), "/sockredir.skel.rs"));
 }
 
+use std::collections::{BTreeSet, HashMap};
 use std::io::Read as _;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd as _, RawFd};
 
 use anyhow::{Context as _, Result};
 use libbpf_rs::btf::types::Enum;
+use libbpf_rs::query::ProgInfoIter;
 use libbpf_rs::skel::{OpenSkel as _, Skel as _, SkelBuilder as _};
-use libbpf_rs::{Iter, Link, MapCore as _, MapFlags, OpenObject, PrintLevel};
+use libbpf_rs::{Iter, Link, MapCore as _, MapFlags, OpenObject, PrintLevel, ProgramType};
 
+use crate::checks::Finding;
 use crate::counters::Counters;
 use crate::ports::PortSet;
-use skeleton::{SockredirSkel, SockredirSkelBuilder};
+use skeleton::{SockredirSkel, SockredirSkelBuilder, types};
 
 pub use requirements::check as check_requirements;
+pub use selftest::{SafetyCheck, SelfTest};
 pub use sys::{libbpf_version, try_lock};
 
-/// What the user decides about the datapath.
+/// What the datapath is loaded with.
 #[derive(Debug)]
 pub struct Options {
     pub admit_blocking: bool,
-    pub ports: PortSet,
-    pub exclude_ports: PortSet,
     /// The most flows to follow at a time.
     pub max_flows: u32,
 }
+
+/// Which connections of a cgroup are followed: those with one of the ports, none of the excluded ones, and no excluded
+/// program.
+#[derive(Debug)]
+pub struct Coverage {
+    pub ports: PortSet,
+    pub exclude_ports: PortSet,
+    /// Names of processes, of at most 15 bytes.
+    pub exclude_programs: Vec<String>,
+}
+
+impl Coverage {
+    fn everything() -> Self {
+        Self {
+            ports: PortSet::all(),
+            exclude_ports: PortSet::none(),
+            exclude_programs: Vec::new(),
+        }
+    }
+}
+
+/// Where the loaded object lives.
+pub type Storage = MaybeUninit<OpenObject>;
 
 /// The ends in the socket map at one moment.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub struct Ends {
     pub mapped: usize,
-    /// Of these, with data that their program has not read yet.
-    pub unread: usize,
+    /// Those with data that their program has not read yet, and how many bytes.
+    pub unread: HashMap<EndKey, u32>,
 }
+
+/// The key of an end in the socket map (`struct end_key`).
+pub type EndKey = [u8; size_of::<types::end_key>()];
+
+/// The size of `struct unread`: an end's key and the bytes in its queue.
+const UNREAD: usize = size_of::<EndKey>() + size_of::<u32>();
+
+/// Traces the host's calls of `splice` until it is dropped.
+pub struct SpliceTrace {
+    _link: Link,
+}
+
+/// The name of a process as the kernel has it, zeros at its end (`struct program`).
+type ProgramName = [u8; size_of::<types::program>()];
 
 /// The loaded datapath. Dropping it detaches it from the cgroup first, so that no socket enters a map without programs.
 pub struct Datapath<'a> {
-    cgroup: Option<Link>,
+    /// The attachments to the cgroup, in the order of their removal.
+    cgroup: Vec<Link>,
     skel: SockredirSkel<'a>,
     counter_names: Vec<String>,
+    /// What the self-test has counted.
+    tested: Option<Counters>,
 }
 
 /// Sends libbpf's own output to standard error, or nowhere.
@@ -56,9 +99,22 @@ pub fn set_verbose(verbose: bool) {
     libbpf_rs::set_print(verbose.then_some((PrintLevel::Debug, |_, text| eprint!("{text}"))));
 }
 
+/// The message programs that are in the kernel, by name. Others than root see none.
+pub fn message_programs() -> Vec<String> {
+    let programs = ProgInfoIter::default().filter(|program| program.ty == ProgramType::SkMsg);
+    let names = programs.map(|program| program.name.to_string_lossy().into_owned());
+    let distinct: BTreeSet<_> = names.collect();
+    distinct.into_iter().collect()
+}
+
 impl<'a> Datapath<'a> {
     /// Loads the programs and attaches them to the socket map. Nothing enters the map before [`Self::attach`].
-    pub fn load(options: &Options, storage: &'a mut MaybeUninit<OpenObject>) -> Result<Self> {
+    pub fn load(options: &Options, storage: &'a mut Storage) -> Result<Self, Finding> {
+        Self::try_load(options, storage)
+            .map_err(|error| Finding::new(format!("{error:#}"), requirements::load_remedy()))
+    }
+
+    fn try_load(options: &Options, storage: &'a mut Storage) -> Result<Self> {
         let mut open = SockredirSkelBuilder::default()
             .open(storage)
             .context("failed to open the datapath's object")?;
@@ -68,16 +124,18 @@ impl<'a> Datapath<'a> {
             .as_deref_mut()
             .context("the datapath's object has no options")?;
         rodata.admit_any = options.admit_blocking;
-        rodata.ports_included = *options.ports.words();
-        rodata.ports_excluded = *options.exclude_ports.words();
+        rodata.splice_call = libc::SYS_splice as u32;
         open.maps
             .sockredir_map
             .set_max_entries(options.max_flows * 2)
             .and_then(|()| open.maps.sockredir_flow.set_max_entries(options.max_flows))
             .context("failed to set the size of the datapath's maps")?;
+        open.progs
+            .sockredir_splice
+            .set_autoload(requirements::has_system_call_trace()?);
         let skel = open
             .load()
-            .context("failed to load the datapath into the kernel (-v shows libbpf's account)")?;
+            .context("failed to load the datapath into the kernel")?;
 
         let map = fd_of(&skel.maps.sockredir_map);
         for program in [&skel.progs.sockredir_msg, &skel.progs.sockredir_skb] {
@@ -90,16 +148,92 @@ impl<'a> Datapath<'a> {
         }
         let counter_names = counter_names(&skel)?;
         Ok(Self {
-            cgroup: None,
+            cgroup: Vec::new(),
             skel,
             counter_names,
+            tested: None,
         })
     }
 
     /// From now on connections of the cgroup's programs are accelerated.
-    pub fn attach(&mut self, cgroup: RawFd) -> Result<()> {
-        self.cgroup = Some(self.skel.progs.sockredir_ops.attach_cgroup(cgroup)?);
+    pub fn attach(&mut self, cgroup: RawFd, coverage: &Coverage) -> Result<()> {
+        self.attach_programs(cgroup, coverage)?;
+        self.scan_listeners()
+    }
+
+    /// Looks for the programs that listen already, in all network namespaces.
+    pub fn scan_listeners(&self) -> Result<()> {
+        let link = self
+            .skel
+            .progs
+            .sockredir_listeners
+            .attach_trace()
+            .context("failed to attach the iterator over listening sockets")?;
+        read_all(&link).context("failed to look for the programs that listen")?;
         Ok(())
+    }
+
+    /// Programs that splice from mapped sockets while this is held are kept off from then on; none on a kernel that does not
+    /// trace system calls.
+    pub fn trace_splices(&self) -> Result<Option<SpliceTrace>> {
+        let program = &self.skel.progs.sockredir_splice;
+        if !program.autoload() {
+            return Ok(None);
+        }
+        let link = program.attach_trace().context("failed to trace splice")?;
+        Ok(Some(SpliceTrace { _link: link }))
+    }
+
+    /// The programs that have been seen to splice.
+    pub fn spliced(&self) -> Result<Vec<String>> {
+        let map = &self.skel.maps.sockredir_prog;
+        let mut names = Vec::new();
+        for key in map.keys() {
+            let value = map
+                .lookup(&key, MapFlags::ANY)
+                .context("failed to read the programs")?;
+            if value.is_some_and(|value| value != 0u32.to_ne_bytes()) {
+                let name = key.split(|byte| *byte == 0).next().unwrap_or_default();
+                names.push(String::from_utf8_lossy(name).into_owned());
+            }
+        }
+        Ok(names)
+    }
+
+    /// The guard of socket options comes first, so that no connection is without it.
+    fn attach_programs(&mut self, cgroup: RawFd, coverage: &Coverage) -> Result<()> {
+        self.cover(coverage)?;
+        let programs = &self.skel.progs;
+        for program in [&programs.sockredir_option, &programs.sockredir_ops] {
+            self.cgroup.insert(0, program.attach_cgroup(cgroup)?);
+        }
+        Ok(())
+    }
+
+    fn cover(&mut self, coverage: &Coverage) -> Result<()> {
+        let bss = self
+            .skel
+            .maps
+            .bss_data
+            .as_deref_mut()
+            .context("the datapath's object has no variables")?;
+        bss.ports_included = *coverage.ports.words();
+        bss.ports_excluded = *coverage.exclude_ports.words();
+        for name in &coverage.exclude_programs {
+            let mut key = ProgramName::default();
+            let bytes = &name.as_bytes()[..name.len().min(key.len() - 1)];
+            key[..bytes.len()].copy_from_slice(bytes);
+            self.skel
+                .maps
+                .sockredir_prog
+                .update(&key, &0u32.to_ne_bytes(), MapFlags::ANY)
+                .with_context(|| format!("failed to exclude the program {name}"))?;
+        }
+        Ok(())
+    }
+
+    fn detach(&mut self) {
+        self.cgroup.clear();
     }
 
     /// Nothing is inserted, admitted or redirected any more. Flows go on through TCP, in order.
@@ -130,13 +264,24 @@ impl<'a> Datapath<'a> {
             .attach_iter(map)
             .context("failed to attach the map's iterator")?;
         let bytes = read_all(&link).context("failed to read the socket map")?;
-        let unread = bytes.chunks_exact(size_of::<u32>());
-        Ok(Ends {
-            mapped: unread.len(),
-            unread: unread.filter(|bytes| bytes.iter().any(|byte| *byte != 0)).count(),
-        })
+        let mut ends = Ends::default();
+        for end in bytes.chunks_exact(UNREAD) {
+            let (key, unread) = end.split_at(size_of::<EndKey>());
+            let unread = u32::from_ne_bytes(unread.try_into()?);
+            ends.mapped += 1;
+            if unread > 0 {
+                ends.unread.insert(key.try_into()?, unread);
+            }
+        }
+        Ok(ends)
     }
 
+    /// The flows that have a record.
+    fn flows(&self) -> usize {
+        self.skel.maps.sockredir_flow.keys().count()
+    }
+
+    /// What was counted since the self-test.
     pub fn counters(&self) -> Result<Counters> {
         let map = &self.skel.maps.sockredir_count;
         let mut values = Vec::with_capacity(self.counter_names.len());
@@ -153,13 +298,17 @@ impl<'a> Datapath<'a> {
             };
             values.push(cpus.iter().map(value).sum());
         }
-        Ok(Counters::new(&self.counter_names, values))
+        let counters = Counters::new(&self.counter_names, values);
+        Ok(match &self.tested {
+            Some(tested) => counters.since(tested),
+            None => counters,
+        })
     }
 }
 
 impl Drop for Datapath<'_> {
     fn drop(&mut self) {
-        self.cgroup.take();
+        self.detach();
     }
 }
 

@@ -1,8 +1,11 @@
 //! What the datapath needs of the kernel's types, told by name before the verifier gets to say it.
 
-use anyhow::{Context as _, Result, bail};
+use std::fs;
+
 use libbpf_rs::btf::Btf;
-use libbpf_rs::btf::types::{Func, Struct};
+use libbpf_rs::btf::types::{Func, Struct, Typedef};
+
+use crate::checks::Finding;
 
 /// A structure's member, or a function for BPF programs, and what its absence means.
 struct Requirement {
@@ -36,9 +39,8 @@ const REQUIREMENTS: [Requirement; 4] = [
 ];
 
 /// Fails with the first thing that this kernel lacks.
-pub fn check() -> Result<()> {
-    let btf = Btf::from_vmlinux()
-        .context("failed to read the kernel's type information (it needs CONFIG_DEBUG_INFO_BTF)")?;
+pub fn check() -> Result<(), Finding> {
+    let btf = vmlinux()?;
     for Requirement {
         owner,
         member,
@@ -56,10 +58,35 @@ pub fn check() -> Result<()> {
             ),
         };
         if !found {
-            bail!("this kernel lacks {what}: {remedy}");
+            return Err(Finding::new(format!("this kernel lacks {what}"), remedy));
         }
     }
     Ok(())
+}
+
+/// Whether the kernel can trace system calls, which it needs not.
+pub fn has_system_call_trace() -> Result<bool, Finding> {
+    let btf = vmlinux()?;
+    Ok(btf.type_by_name::<Typedef<'_>>("btf_trace_sys_enter").is_some())
+}
+
+fn vmlinux() -> Result<Btf<'static>, Finding> {
+    Btf::from_vmlinux().map_err(|error| {
+        Finding::new(
+            format!("failed to read the kernel's type information: {error}"),
+            "use a kernel built with CONFIG_DEBUG_INFO_BTF",
+        )
+    })
+}
+
+/// What to do about a kernel that has all this and does not accept the programs.
+pub fn load_remedy() -> &'static str {
+    let lockdown = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
+    if lockdown.contains("[confidentiality]") {
+        "boot with lockdown=integrity, as confidentiality keeps BPF programs from reading sockets"
+    } else {
+        "`sockredir run -v` shows the kernel's account"
+    }
 }
 
 fn has_member(btf: &Btf<'_>, owner: &str, member: &str) -> bool {

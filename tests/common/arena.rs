@@ -15,6 +15,11 @@ use super::kernel::remember_earlier_objects;
 use super::sys;
 use super::traffic::Traffic;
 
+/// Least, usual and most bytes of a socket's buffers.
+const BUFFERS: [(&str, &str, &str); 2] = [
+    ("tcp_rmem", "4096 131072 33554432", "4096 65536 131072"),
+    ("tcp_wmem", "4096 16384 4194304", "4096 8192 16384"),
+];
 /// How long a cgroup may stay busy after its processes were killed.
 const REMOVAL: Duration = Duration::from_secs(10);
 
@@ -117,6 +122,16 @@ impl Arena {
             .find_map(|line| line.trim_start().strip_prefix("lo:"));
         let bytes = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
         bytes.unwrap_or_else(|| panic!("no loopback interface in the namespace:\n{text}"))
+    }
+
+    /// Gives the sockets of the namespace little memory, or as much as usual.
+    pub fn squeeze(&self, little: bool) {
+        for (name, usual, small) in BUFFERS {
+            let path = Path::new("/proc/sys/net/ipv4").join(name);
+            let value = if little { small } else { usual };
+            let written = self.in_namespace(|| fs::write(&path, value));
+            written.unwrap_or_else(|error| panic!("failed to set {}: {error}", path.display()));
+        }
     }
 
     /// Runs something in a thread that has entered the namespace.

@@ -16,6 +16,9 @@ mod traffic;
 pub use arena::Arena;
 pub use kernel::{KernelLog, kernel_objects, map_entries, wait_until_gone};
 pub use process::Process;
-pub use restrict::{drop_capabilities, hide_cgroup2, replace_btf, without_loopback};
+pub use restrict::{
+    break_fionread, drop_capabilities, hide_cgroup2, lock_cgroup2, replace_btf, without_loopback,
+};
+pub use sys::Interrupts;
 pub use tool::{Tool, ToolReport};
-pub use traffic::{Traffic, TrafficReport};
+pub use traffic::{Traffic, TrafficReport, example};

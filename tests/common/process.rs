@@ -101,11 +101,25 @@ impl Process {
 
     /// The `count`th line of standard output that begins so, when it is there.
     pub fn wait_for_line(&mut self, prefix: &str, count: usize, within: Duration) -> String {
+        self.wait_for(|lines| &lines.stdout, prefix, count, within)
+    }
+
+    /// The first line of standard error that begins so, when it is there.
+    pub fn wait_for_error(&mut self, prefix: &str, within: Duration) -> String {
+        self.wait_for(|lines| &lines.stderr, prefix, 1, within)
+    }
+
+    fn wait_for(
+        &mut self,
+        output: fn(&Lines) -> &[String],
+        prefix: &str,
+        count: usize,
+        within: Duration,
+    ) -> String {
         let deadline = Instant::now() + within;
         let mut lines = self.output.lock();
         loop {
-            let found = lines
-                .stdout
+            let found = output(&lines)
                 .iter()
                 .filter(|line| line.starts_with(prefix))
                 .nth(count - 1)

@@ -1,4 +1,4 @@
-//! Owns commands that run with less than they need: without a capability, a mount, kernel types or loopback.
+//! Owns commands that run with less than they need: without a capability, a mount, kernel types, loopback or an answer.
 
 use std::ffi::CString;
 use std::fs;
@@ -31,6 +31,20 @@ pub fn hide_cgroup2(command: &mut Command) {
         sys::unshare_mounts()?;
         mounts.iter().rev().try_for_each(|mount| sys::unmount(mount))
     });
+}
+
+/// The program will not be able to write to any cgroup2 hierarchy.
+pub fn lock_cgroup2(command: &mut Command) {
+    let mounts: Vec<_> = cgroup2_mounts().iter().map(|path| c_path(path)).collect();
+    sys::before_exec(command, move || {
+        sys::unshare_mounts()?;
+        mounts.iter().try_for_each(|mount| sys::make_read_only(mount))
+    });
+}
+
+/// The program will run on a kernel whose FIONREAD does not count.
+pub fn break_fionread(command: &mut Command) {
+    sys::before_exec(command, sys::silence_fionread);
 }
 
 /// The program will read these bytes as the types of the kernel.

@@ -7,7 +7,9 @@ use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::ptr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 fn check(result: i32) -> io::Result<i32> {
     if result < 0 {
@@ -103,6 +105,51 @@ pub fn bind_mount(file: &CStr, over: &CStr) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes a mount of the calling process read-only for it.
+pub fn make_read_only(path: &CStr) -> io::Result<()> {
+    bind_mount(path, path)?;
+    let flags = libc::MS_BIND | libc::MS_REMOUNT | libc::MS_RDONLY;
+    let none = std::ptr::null();
+    // SAFETY: the path ends with a zero byte, and a remount uses no other pointer.
+    check(unsafe { libc::mount(none, path.as_ptr(), none, flags, none.cast()) })?;
+    Ok(())
+}
+
+/// From now on FIONREAD succeeds in the calling process and says nothing, which leaves its answer at 0.
+pub fn silence_fionread() -> io::Result<()> {
+    let statement = |code: u32, k: u32, skip: u8| libc::sock_filter {
+        code: code as u16,
+        jt: 0,
+        jf: skip,
+        k,
+    };
+    let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    let equals = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    let answer = libc::BPF_RET | libc::BPF_K;
+    // Offsets in struct seccomp_data: the number of the call, and the lower half of its second argument.
+    let mut filter = [
+        statement(load, 0, 0),
+        statement(equals, libc::SYS_ioctl as u32, 3),
+        statement(load, 24, 0),
+        statement(equals, libc::FIONREAD as u32, 1),
+        statement(answer, libc::SECCOMP_RET_ERRNO, 0),
+        statement(answer, libc::SECCOMP_RET_ALLOW, 0),
+    ];
+    let program = libc::sock_fprog {
+        len: filter.len() as u16,
+        filter: filter.as_mut_ptr(),
+    };
+    // SAFETY: the kernel reads the program and its filter, which outlive the call.
+    check(unsafe {
+        libc::prctl(
+            libc::PR_SET_SECCOMP,
+            libc::SECCOMP_MODE_FILTER,
+            &raw const program,
+        )
+    })?;
+    Ok(())
+}
+
 pub fn unlink(path: &CStr) -> io::Result<()> {
     // SAFETY: the path ends with a zero byte.
     check(unsafe { libc::unlink(path.as_ptr()) })?;
@@ -119,4 +166,43 @@ pub fn signal(pid: u32, signal: i32) -> io::Result<()> {
 pub fn reap(pid: u32) {
     // SAFETY: a null status pointer is allowed.
     unsafe { libc::waitpid(pid as libc::pid_t, std::ptr::null_mut(), 0) };
+}
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn interrupt(_signal: i32) {
+    INTERRUPTED.store(true, Ordering::SeqCst);
+}
+
+/// While it lives, a Ctrl-C lets the test end by itself and clean up; then it ends the process as it usually does.
+pub struct Interrupts {
+    usual: libc::sigaction,
+}
+
+impl Interrupts {
+    pub fn catch() -> Self {
+        let handler: extern "C" fn(i32) = interrupt;
+        // SAFETY: all bytes zero is a valid sigaction without flags.
+        let (mut action, mut usual): (libc::sigaction, libc::sigaction) = unsafe { mem::zeroed() };
+        action.sa_sigaction = handler as usize;
+        action.sa_flags = libc::SA_RESTART;
+        // SAFETY: the handler only stores to an atomic, which is safe in a signal handler.
+        check(unsafe { libc::sigaction(libc::SIGINT, &action, &mut usual) }).expect("SIGINT can be caught");
+        Self { usual }
+    }
+
+    pub fn happened(&self) -> bool {
+        INTERRUPTED.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Interrupts {
+    fn drop(&mut self) {
+        // SAFETY: the action is what the kernel gave.
+        let restored = check(unsafe { libc::sigaction(libc::SIGINT, &self.usual, ptr::null_mut()) });
+        if restored.is_ok() && self.happened() {
+            // SAFETY: no pointers.
+            unsafe { libc::raise(libc::SIGINT) };
+        }
+    }
 }

@@ -35,6 +35,11 @@ impl Tool {
         self.0.wait_for_line(prefix, count, READY)
     }
 
+    /// Waits for a line of standard error that begins so.
+    pub fn wait_for_error(&mut self, prefix: &str, within: Duration) -> String {
+        self.0.wait_for_error(prefix, within)
+    }
+
     pub fn signal(&mut self, signal: i32) {
         self.0.signal(signal);
     }

@@ -10,23 +10,27 @@ use super::process::Process;
 const DEADLINE: Duration = Duration::from_secs(900);
 const LINE: Duration = Duration::from_secs(120);
 
+/// An example program, which cargo builds beside the tests.
+pub fn example(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("failed to find the running test");
+    let profile = test
+        .parent()
+        .and_then(|deps| deps.parent())
+        .expect("a test lies in target/<profile>/deps");
+    let program = profile.join("examples").join(name);
+    assert!(
+        program.is_file(),
+        "{} is missing; `cargo test` builds it, or `cargo build --example {name}`",
+        program.display()
+    );
+    program
+}
+
 pub struct Traffic(Process);
 
 impl Traffic {
-    /// The example program, which cargo builds beside the tests.
     pub fn program() -> PathBuf {
-        let test = std::env::current_exe().expect("failed to find the running test");
-        let profile = test
-            .parent()
-            .and_then(|deps| deps.parent())
-            .expect("a test lies in target/<profile>/deps");
-        let program = profile.join("examples/traffic");
-        assert!(
-            program.is_file(),
-            "{} is missing; `cargo test` builds it, or `cargo build --example traffic`",
-            program.display()
-        );
-        program
+        example("traffic")
     }
 
     pub fn start(mut command: Command, arguments: &[&str]) -> Self {

@@ -1,0 +1,240 @@
+//! `sockredir doctor`: every check with its result, what it means and what to do, as a table or as JSON.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+
+use crate::checks::{self, Check, Finding, Outcome, Report};
+use crate::cli::{DEFAULT_FLOWS, DoctorArgs};
+use crate::kernel;
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What the checks were made with.
+struct Host {
+    libbpf: String,
+    /// As `uname -r` has it.
+    kernel: String,
+}
+
+pub fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
+    kernel::set_verbose(false);
+    let others = kernel::message_programs();
+    let options = kernel::Options {
+        admit_blocking: false,
+        max_flows: DEFAULT_FLOWS,
+    };
+    let mut storage = kernel::Storage::uninit();
+    let (mut report, ready) = checks::check_all(args.cgroup.as_deref(), &options, &mut storage);
+    // The lock of the cgroup first of all: `run` may be started at this very moment.
+    drop(ready);
+    report.checks.extend(note_on(&others));
+
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let host = Host {
+        libbpf: kernel::libbpf_version(),
+        kernel: kernel.trim_end().to_owned(),
+    };
+    let text = if args.json {
+        json(&host, &report)
+    } else {
+        table(&host, &report)
+    };
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            return Err(error).context("failed to write to standard output");
+        }
+        _ => {}
+    }
+    Ok(match report.refusal(&[]) {
+        None => ExitCode::SUCCESS,
+        Some(_) => ExitCode::FAILURE,
+    })
+}
+
+/// A socket can be in one map with such a program only, and whoever comes first keeps it.
+fn note_on(programs: &[String]) -> Option<Check> {
+    let what = format!(
+        "other programs redirect messages of sockets: {}",
+        programs.join(", ")
+    );
+    let remedy =
+        "a socket that one of them has stays on it; those of a killed sockredir go with its connections";
+    (!programs.is_empty()).then(|| Check {
+        name: "other-programs",
+        outcome: Outcome::Note(Finding::new(what, remedy)),
+    })
+}
+
+/// The result in a word, what it means, and what to do.
+fn columns(outcome: &Outcome) -> (&'static str, String, Option<&str>) {
+    match outcome {
+        Outcome::Ok(meaning) => ("ok", meaning.clone(), None),
+        Outcome::Failed(finding) => ("failed", finding.what.clone(), Some(&finding.remedy)),
+        Outcome::NotRun(obstacle) => ("not run", format!("{obstacle} failed"), None),
+        Outcome::Note(finding) => ("note", finding.what.clone(), Some(&finding.remedy)),
+    }
+}
+
+fn table(host: &Host, report: &Report) -> String {
+    let Host { libbpf, kernel } = host;
+    let mut text = format!("sockredir {VERSION} (libbpf {libbpf}), Linux {kernel}\n\n");
+    let width = report.checks.iter().map(|check| check.name.len()).max();
+    let mut line = |name: &str, result: &str, rest: &str| {
+        let name_width = width.unwrap_or_default();
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{name:name_width$}  {result:7}  {rest}");
+    };
+    line("check", "result", "meaning");
+    for check in &report.checks {
+        let (result, meaning, remedy) = columns(&check.outcome);
+        line(check.name, result, &meaning);
+        if let Some(remedy) = remedy {
+            line("", "", &format!("remedy: {remedy}"));
+        }
+    }
+    text.push('\n');
+    if let Some(time) = report.self_test_time {
+        let _ = writeln!(text, "The self-test took {} ms.", time.as_millis());
+    }
+    text.push_str(match report.refusal(&[]) {
+        None => "`sockredir run` would start.\n",
+        Some(_) => "`sockredir run` would refuse to start.\n",
+    });
+    text
+}
+
+fn json(host: &Host, report: &Report) -> String {
+    let checks = report.checks.iter().map(|check| {
+        let (result, meaning, remedy) = columns(&check.outcome);
+        object(&[
+            ("name", string(check.name)),
+            ("result", string(&result.replace(' ', "-"))),
+            ("meaning", string(&meaning)),
+            ("remedy", remedy.map_or_else(null, string)),
+        ])
+    });
+    let checks: Vec<_> = checks.collect();
+    let time = report.self_test_time.map(|time| time.as_millis().to_string());
+    let mut text = object(&[
+        ("version", string(VERSION)),
+        ("libbpf", string(&host.libbpf)),
+        ("kernel", string(&host.kernel)),
+        ("would_run", report.refusal(&[]).is_none().to_string()),
+        ("self_test_ms", time.unwrap_or_else(null)),
+        ("checks", format!("[{}]", checks.join(","))),
+    ]);
+    text.push('\n');
+    text
+}
+
+fn null() -> String {
+    "null".to_owned()
+}
+
+/// An object of members whose values are JSON.
+fn object(members: &[(&str, String)]) -> String {
+    let members: Vec<_> = members
+        .iter()
+        .map(|(name, value)| format!("{}:{value}", string(name)))
+        .collect();
+    format!("{{{}}}", members.join(","))
+}
+
+/// A string of RFC 8259.
+fn string(text: &str) -> String {
+    let mut quoted = String::from('"');
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => quoted.extend(['\\', character]),
+            '\0'..='\x1f' => {
+                let _ = write!(quoted, "\\u{:04x}", u32::from(character));
+            }
+            _ => quoted.push(character),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn host() -> Host {
+        Host {
+            libbpf: "v1.7".to_owned(),
+            kernel: "6.18.44".to_owned(),
+        }
+    }
+
+    fn report(outcomes: Vec<(&'static str, Outcome)>) -> Report {
+        let check = |(name, outcome)| Check { name, outcome };
+        Report {
+            checks: outcomes.into_iter().map(check).collect(),
+            self_test_time: Some(Duration::from_micros(12_345)),
+        }
+    }
+
+    fn broken() -> Report {
+        report(vec![
+            ("load", Outcome::Ok("it is loaded".to_owned())),
+            ("order", Outcome::Failed(Finding::new("it is broken", "mend it"))),
+            ("fionread", Outcome::NotRun("order")),
+            ("other-programs", Outcome::Note(Finding::new("a \"b\"", "see"))),
+        ])
+    }
+
+    #[test]
+    fn the_table_has_a_line_for_each_check_and_one_for_each_remedy() {
+        assert_eq!(
+            table(&host(), &broken()).lines().skip(2).collect::<Vec<_>>(),
+            [
+                "check           result   meaning",
+                "load            ok       it is loaded",
+                "order           failed   it is broken",
+                "                         remedy: mend it",
+                "fionread        not run  order failed",
+                "other-programs  note     a \"b\"",
+                "                         remedy: see",
+                "",
+                "The self-test took 12 ms.",
+                "`sockredir run` would refuse to start.",
+            ]
+        );
+    }
+
+    #[test]
+    fn json_says_the_same() {
+        let text = json(&host(), &broken());
+        for part in [
+            r#""libbpf":"v1.7","kernel":"6.18.44","would_run":false,"self_test_ms":12,"checks":[{"#,
+            r#"{"name":"load","result":"ok","meaning":"it is loaded","remedy":null}"#,
+            r#"{"name":"order","result":"failed","meaning":"it is broken","remedy":"mend it"}"#,
+            r#"{"name":"fionread","result":"not-run","meaning":"order failed","remedy":null}"#,
+            r#"{"name":"other-programs","result":"note","meaning":"a \"b\"","remedy":"see"}]}"#,
+        ] {
+            assert!(text.contains(part), "{part} is not in: {text}");
+        }
+    }
+
+    #[test]
+    fn a_note_is_no_reason_to_refuse() {
+        let report = report(vec![("other-programs", Outcome::Note(Finding::new("a", "b")))]);
+        assert!(table(&host(), &report).ends_with("`sockredir run` would start.\n"));
+        assert!(json(&host(), &report).contains(r#""would_run":true"#));
+    }
+
+    #[test]
+    fn what_json_cannot_hold_in_a_string_is_escaped() {
+        assert_eq!(
+            string("a\"b\\c\nd\u{1}\u{7f}ä"),
+            "\"a\\\"b\\\\c\\u000ad\\u0001\u{7f}ä\""
+        );
+    }
+}

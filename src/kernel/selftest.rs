@@ -1,0 +1,364 @@
+//! Tries on connections of the tool's own whether this kernel does what the datapath counts on.
+
+use std::net::TcpListener;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use super::connection::{Connection, End, PATIENCE, PrivateCgroup, Received, until};
+use super::{Coverage, Datapath, sys};
+use crate::checks::Finding;
+use crate::counters::Counters;
+
+/// What must hold for connections to be safe. The user may insist on going on without one of these.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum SafetyCheck {
+    /// That the others can be made.
+    SelfTest,
+    Redirects,
+    Order,
+    Fionread,
+    EdgeTriggered,
+    QueueBound,
+    AfterClose,
+    Leaving,
+}
+
+impl SafetyCheck {
+    pub const ALL: [Self; 8] = [
+        Self::SelfTest,
+        Self::Redirects,
+        Self::Order,
+        Self::Fionread,
+        Self::EdgeTriggered,
+        Self::QueueBound,
+        Self::AfterClose,
+        Self::Leaving,
+    ];
+    /// Those that are made on a connection each.
+    pub const OF_CONNECTIONS: &'static [Self] = Self::ALL.split_at(1).1;
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SelfTest => "self-test",
+            Self::Redirects => "redirects",
+            Self::Order => "order",
+            Self::Fionread => "fionread",
+            Self::EdgeTriggered => "edge-triggered",
+            Self::QueueBound => "queue-bound",
+            Self::AfterClose => "after-close",
+            Self::Leaving => "leaving",
+        }
+    }
+
+    /// What it means that the check has passed.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::SelfTest => {
+                "connections of its own, in a cgroup of their own, can be made for the next checks"
+            }
+            Self::Redirects => "what one end sends reaches the other end's queue past TCP",
+            Self::Order => "bytes stay in order between TCP and redirection",
+            Self::Fionread => "FIONREAD counts what was redirected and what came through TCP",
+            Self::EdgeTriggered => "edge-triggered readers are woken by each arrival and read all of it",
+            Self::QueueBound => "a reader that stops stops its sender",
+            Self::AfterClose => "what was sent just before close arrives, and then the end",
+            Self::Leaving => "connections that go back to TCP lose nothing",
+        }
+    }
+
+    fn failure(self) -> &'static str {
+        match self {
+            Self::SelfTest => "no connections can be made for the next checks",
+            Self::Redirects => "messages are not redirected",
+            Self::Order => "bytes get out of order between TCP and redirection",
+            Self::Fionread => {
+                "FIONREAD does not count what waits to be read, and programs that ask before they read would hang"
+            }
+            Self::EdgeTriggered => {
+                "edge-triggered readers are not told of all that arrives, and programs that stop at a short read would hang"
+            }
+            Self::QueueBound => {
+                "a reader that stops does not stop its sender, which would fill this host's memory"
+            }
+            Self::AfterClose => "what was sent just before close does not arrive",
+            Self::Leaving => "connections do not get back to TCP, or lose bytes on their way",
+        }
+    }
+}
+
+const KERNELS: &str = "use Linux 6.12.75, 6.18.14, 7.0 or a later one of these series";
+/// The kernel doubles it. Large enough for the messages of every check but that of the bound.
+const BUFFER: usize = 128 << 10;
+const SMALL: usize = 10;
+/// More than an end observes before its flow is admitted.
+const ROUNDS: usize = 12;
+/// Of so many small messages in one direction the first are redirected, and then a run of them goes through TCP.
+const MIXED: usize = 8;
+/// A one-way run of so many takes a flow out of the socket map.
+const ONE_WAY: usize = 72;
+/// By the first look at them both ends drain, by the second they leave.
+const LOOKS: usize = 2;
+/// More messages than one receive queue may hold.
+const MANY: usize = 600;
+/// Of the messages in one receive queue.
+const MOST_MESSAGES: u64 = 512;
+
+/// The datapath under test, attached to a cgroup of the test's own.
+pub struct SelfTest<'test, 'a> {
+    datapath: &'test mut Datapath<'a>,
+    begin: Instant,
+    place: Place,
+}
+
+/// Where connections are made.
+struct Place {
+    listener: TcpListener,
+    /// Sockets to connect.
+    sockets: Vec<OwnedFd>,
+    /// A connection that no check has had yet.
+    first: Option<Connection>,
+}
+
+impl Place {
+    fn connect(&mut self) -> Result<Connection> {
+        if let Some(first) = self.first.take() {
+            return Ok(first);
+        }
+        let socket = self.sockets.pop().context("there are no sockets left")?;
+        Connection::establish(&self.listener, socket).context("failed to connect over loopback")
+    }
+}
+
+impl<'test, 'a> SelfTest<'test, 'a> {
+    /// Needs a cgroup below the given one, for as long as it takes to make sockets there, and the loopback interface.
+    pub fn begin(datapath: &'test mut Datapath<'a>, parent: &Path) -> Result<Self, Finding> {
+        let begin = Instant::now();
+        match set_up(datapath, parent) {
+            Ok(place) => Ok(Self {
+                datapath,
+                begin,
+                place,
+            }),
+            Err(finding) => {
+                datapath.detach();
+                Err(finding)
+            }
+        }
+    }
+
+    /// One check, on a connection of its own.
+    pub fn check(&mut self, check: SafetyCheck) -> Result<(), Finding> {
+        let tried = self.try_check(check);
+        // The room for flows may be that for one.
+        self.forget();
+        tried.map_err(|error| Finding::new(format!("{} ({error:#})", check.failure()), KERNELS))
+    }
+
+    /// Leaves nothing attached, and nothing counted. Returns how long it took.
+    pub fn end(self) -> Duration {
+        self.datapath.detach();
+        self.datapath.tested = self.datapath.counters().ok();
+        self.begin.elapsed()
+    }
+
+    fn try_check(&mut self, check: SafetyCheck) -> Result<()> {
+        let mut connection = self.place.connect()?;
+        let start = self.datapath.counters()?;
+        connection.converse(ROUNDS, SMALL)?;
+        self.ensure_redirected(&start)?;
+        match check {
+            SafetyCheck::SelfTest | SafetyCheck::Redirects => Ok(()),
+            SafetyCheck::Order => self.order(&mut connection),
+            SafetyCheck::Fionread => fionread(&mut connection),
+            SafetyCheck::EdgeTriggered => edge_triggered(&mut connection),
+            SafetyCheck::QueueBound => self.queue_bound(&mut connection),
+            SafetyCheck::AfterClose => after_close(connection),
+            SafetyCheck::Leaving => self.leaving(&mut connection),
+        }
+    }
+
+    /// Waits until the records of closed connections are gone. One that stays shows in the checks that follow.
+    fn forget(&self) {
+        let _ = until(|| Ok(self.datapath.flows() == 0));
+    }
+
+    fn since(&self, start: &Counters) -> Result<Counters> {
+        Ok(self.datapath.counters()?.since(start))
+    }
+
+    fn ensure_redirected(&self, start: &Counters) -> Result<()> {
+        let counted = self.since(start)?;
+        ensure!(
+            counted.value("messages_redirected") > 0,
+            "{}",
+            counted.in_a_line()
+        );
+        Ok(())
+    }
+
+    /// Redirected, through TCP, and redirected again, while nothing is read.
+    fn order(&self, connection: &mut Connection) -> Result<()> {
+        let start = self.datapath.counters()?;
+        let Connection { client, server } = connection;
+        send_mixed(client)?;
+        // Its answer ends the run that went through TCP.
+        server.send(SMALL)?;
+        send_mixed(client)?;
+        server.receive_until(client.sent)?;
+        client.receive_until(server.sent)?;
+        let counted = self.since(&start)?;
+        ensure!(
+            counted.value("messages_redirected") > 0 && counted.value("messages_one_way") > 0,
+            "not tried: {}",
+            counted.in_a_line()
+        );
+        Ok(())
+    }
+
+    /// Nobody reads, large messages first and many small ones then: both must find an end.
+    fn queue_bound(&self, connection: &mut Connection) -> Result<()> {
+        let most = 4 * 2 * BUFFER;
+        let Connection { client, server } = connection;
+        let begin = client.sent;
+        while client.send(1 << 16)? > 0 {
+            ensure!(client.sent - begin <= most, "more than {most} bytes were taken");
+        }
+        server.receive_until(client.sent)?;
+        let start = self.datapath.counters()?;
+        for _ in 0..MANY {
+            client.send(1)?;
+            server.send(1)?;
+        }
+        let queued = self.since(&start)?.value("messages_redirected");
+        ensure!(queued <= 2 * MOST_MESSAGES, "{queued} messages were queued");
+        server.receive_until(client.sent)?;
+        client.receive_until(server.sent)
+    }
+
+    /// The flow turns into a stream of small messages, and goes back to TCP while some of them are unread.
+    fn leaving(&self, connection: &mut Connection) -> Result<()> {
+        for _ in 0..ONE_WAY {
+            connection.client.send(SMALL)?;
+        }
+        // Enough looks for an end to leave that should not.
+        for _ in 0..LOOKS {
+            self.datapath.release_idle()?;
+        }
+        connection.server.receive_until(connection.client.sent)?;
+        let left = until(|| {
+            self.datapath.release_idle()?;
+            Ok(self.datapath.ends()?.mapped == 0)
+        })?;
+        ensure!(left, "they stay in the socket map");
+        connection.converse(ROUNDS, SMALL)
+    }
+}
+
+fn set_up(datapath: &mut Datapath<'_>, parent: &Path) -> Result<Place, Finding> {
+    let private = PrivateCgroup::below(parent).and_then(|cgroup| {
+        let sockets = sys::sockets_of(cgroup.folder(), 1 + SafetyCheck::OF_CONNECTIONS.len())?;
+        Ok((cgroup, sockets))
+    });
+    let (cgroup, sockets) = private.map_err(|error| {
+        Finding::new(
+            format!(
+                "failed to make sockets in a cgroup below {}: {error}",
+                parent.display()
+            ),
+            "run as root where cgroup2 can be written: in a container mount it read-write, in a service set \
+             ProtectControlGroups=no",
+        )
+    })?;
+    datapath
+        .attach_programs(cgroup.folder().as_raw_fd(), &Coverage::everything())
+        .map_err(|error| {
+            Finding::new(
+                format!(
+                    "failed to attach to a cgroup below {}: {error:#}",
+                    parent.display()
+                ),
+                "see with `bpftool cgroup tree` whether other programs have it for themselves",
+            )
+        })?;
+    open(sockets).map_err(|error| {
+        Finding::new(
+            format!("{error:#}"),
+            "bring the loopback interface up with `ip link set lo up`",
+        )
+    })
+}
+
+fn open(mut sockets: Vec<OwnedFd>) -> Result<Place> {
+    for socket in &sockets {
+        sys::fix_buffers(socket, BUFFER as i32)?;
+    }
+    let listener = sys::listen(sockets.pop().context("there are no sockets")?)?;
+    let mut place = Place {
+        listener,
+        sockets,
+        first: None,
+    };
+    place.first = Some(place.connect()?);
+    Ok(place)
+}
+
+/// A few messages, of which the first are redirected and the last go through TCP.
+fn send_mixed(end: &mut End) -> Result<()> {
+    (0..MIXED).try_for_each(|_| end.send(SMALL).map(drop))
+}
+
+fn fionread(connection: &mut Connection) -> Result<()> {
+    let Connection { client, server } = connection;
+    for _ in 0..MIXED {
+        client.send(SMALL)?;
+        let unread = client.sent - server.received;
+        let mut said = 0;
+        until(|| {
+            said = sys::unread_bytes(&server.stream)?;
+            Ok(said == unread)
+        })?;
+        ensure!(said == unread, "it says {said} of {unread}");
+    }
+    server.receive_until(client.sent)?;
+    let said = sys::unread_bytes(&server.stream)?;
+    ensure!(said == 0, "it says {said} when all is read");
+    Ok(())
+}
+
+/// Every arrival is an edge, and a read that stops short of its buffer has had everything.
+fn edge_triggered(connection: &mut Connection) -> Result<()> {
+    let Connection { client, server } = connection;
+    let edges = sys::Edges::of(&server.stream)?;
+    for message in 1..=MIXED {
+        client.send(SMALL)?;
+        ensure!(edges.next(PATIENCE)?, "no edge for message {message} of {MIXED}");
+    }
+    let unread = client.sent - server.received;
+    match server.receive()? {
+        Received::Bytes(got) => ensure!(got == unread, "a read stopped at {got} of {unread} bytes"),
+        Received::Nothing | Received::End => bail!("nothing to read after {MIXED} edges"),
+    }
+    client.send(SMALL)?;
+    ensure!(edges.next(PATIENCE)?, "no edge after a short read");
+    server.receive_until(client.sent)
+}
+
+fn after_close(connection: Connection) -> Result<()> {
+    let Connection {
+        mut client,
+        mut server,
+    } = connection;
+    send_mixed(&mut client)?;
+    drop(client.stream);
+    server.receive_until(client.sent)?;
+    let ended = until(|| match server.receive()? {
+        Received::End => Ok(true),
+        Received::Nothing => Ok(false),
+        Received::Bytes(_) => bail!("more arrived than was sent"),
+    })?;
+    ensure!(ended, "the end did not arrive");
+    Ok(())
+}

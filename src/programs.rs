@@ -1,0 +1,68 @@
+//! Lists of programs by the name of their process, parsed from the command line.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// Bytes that the kernel keeps of a process's name (TASK_COMM_LEN, less the end).
+const LONGEST: usize = 15;
+/// The room for them in the kernel, less what is left for programs that are noticed later.
+const MOST: usize = 128;
+
+/// Names as in /proc/PID/comm: longer ones are cut as the kernel does.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Programs(Vec<String>);
+
+impl Programs {
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+}
+
+impl FromStr for Programs {
+    type Err = String;
+
+    fn from_str(list: &str) -> Result<Self, String> {
+        let mut names = Vec::new();
+        for name in list.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+            if name.contains('/') {
+                return Err(format!(
+                    "`{name}` is not the name of a process, as /proc/PID/comm has it"
+                ));
+            }
+            let mut end = name.len().min(LONGEST);
+            while !name.is_char_boundary(end) {
+                end -= 1;
+            }
+            names.push(name[..end].to_owned());
+        }
+        if names.len() > MOST {
+            return Err(format!("more than {MOST} programs"));
+        }
+        Ok(Self(names))
+    }
+}
+
+impl fmt::Display for Programs {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0.join(","))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_trimmed_and_cut_as_the_kernel_does() {
+        let programs: Programs = " haproxy, a-very-long-program-name ,".parse().unwrap();
+        assert_eq!(programs.to_string(), "haproxy,a-very-long-pro");
+        assert_eq!("".parse::<Programs>().unwrap().names().count(), 0);
+        assert_eq!("ääääääää".parse::<Programs>().unwrap().to_string(), "äääääää");
+    }
+
+    #[test]
+    fn paths_and_endless_lists_are_refused() {
+        assert!("/usr/sbin/haproxy".parse::<Programs>().is_err());
+        assert!(vec!["x"; MOST + 1].join(",").parse::<Programs>().is_err());
+    }
+}
