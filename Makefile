@@ -22,6 +22,11 @@ test: ## Build the tests and run them as root; ARGS="name" runs those with that 
 	@scripts/setup test
 	scripts/test $(ARGS)
 
+.PHONY: soak
+soak: ## Programs of every kind under the tool for MINUTES=10 (root); SEED=n repeats the random choices of an earlier run
+	@scripts/setup test
+	SOCKREDIR_SOAK_MINUTES=$(or $(MINUTES),10) SOCKREDIR_SOAK_SEED=$(SEED) scripts/test --nocapture pass_a_soak
+
 .PHONY: mutants
 mutants: ## Take each law out of the datapath and check that its test notices (root, 20 minutes); ARGS="order" takes one
 	@scripts/setup test

@@ -19,6 +19,11 @@ fn run(arguments: &[&str]) -> TrafficReport {
     Arena::new().traffic(arguments).finish()
 }
 
+/// As `run`, whatever the end.
+fn run_to_end(arguments: &[&str]) -> TrafficReport {
+    Arena::new().traffic(arguments).wait()
+}
+
 const FAMILIES: [&str; 3] = ["v4", "v6", "mapped"];
 const MODES: [&str; 2] = ["nonblocking", "blocking"];
 
@@ -233,6 +238,84 @@ fn a_flipped_byte_fails_the_run() {
     }
 }
 
+const SOAK_PARTS: [&str; 5] = ["loops", "threads", "mixed", "victims", "crowd"];
+
+/// A short soak that must fail, and what it says.
+fn failing_soak(part: &str, arguments: &[&str]) -> String {
+    let common = ["soak", "--seconds", "30", "--connections", "40", "--part", part];
+    let report = run_to_end(&[&common, arguments].concat());
+    assert_eq!(report.status.code(), Some(1), "{}", report.transcript);
+    report.transcript
+}
+
+#[test]
+fn a_soak_passes_on_plain_tcp() {
+    let arena = Arena::new();
+    let soak = arena.traffic(&["soak", "--seconds", "8", "--connections", "100"]);
+    thread::sleep(Duration::from_secs(4));
+    arena.squeeze(true);
+    let report = soak.finish();
+    assert!(report.value("killed") > 0);
+    assert_eq!(report.value("blocking_eagain"), 0);
+    for part in [
+        "loops",
+        "threads",
+        "blocking-servers",
+        "blocking-clients",
+        "victims",
+        "crowd",
+    ] {
+        assert!(report.value(&format!("{part}_bytes")) > 0);
+    }
+}
+
+#[test]
+fn a_soak_ends_cleanly_when_asked_to() {
+    let arena = Arena::new();
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        let mut soak = arena.traffic(&["soak", "--seconds", "600", "--connections", "20"]);
+        soak.wait_for_line("running", 1);
+        soak.signal(signal);
+        soak.finish();
+    }
+}
+
+#[test]
+fn a_flipped_byte_fails_each_part_of_a_soak() {
+    for part in SOAK_PARTS {
+        let transcript = failing_soak(part, &["--flip", "0"]);
+        assert!(transcript.contains("wrong bytes"), "{transcript}");
+    }
+}
+
+/// What is under way does not arrive, and what a killed process leaves behind does not end.
+#[test]
+fn a_stall_fails_each_part_of_a_soak() {
+    for part in SOAK_PARTS {
+        let transcript = failing_soak(part, &["--inject", "hang"]);
+        assert!(transcript.contains("stalled for 5 s"), "{transcript}");
+        assert_eq!(
+            transcript.contains("was killed"),
+            part == "victims",
+            "{transcript}"
+        );
+    }
+}
+
+/// Plain TCP gives it only to those who set a timeout.
+#[test]
+fn eagain_from_a_blocking_recv_fails_a_soak_unless_it_is_known() {
+    let arguments = ["--inject", "timeout"];
+    let transcript = failing_soak("threads", &arguments);
+    assert!(
+        transcript.contains("blocking recv failed: Resource temporarily unavailable"),
+        "{transcript}"
+    );
+    let known = ["soak", "--seconds", "1", "--part", "threads", "--known", "eagain"];
+    let report = run(&[&known[..], &arguments].concat());
+    assert!(report.value("blocking_eagain") > 0);
+}
+
 #[test]
 fn a_wrong_option_is_a_usage_error() {
     let report = Arena::new().traffic(&["echo", "--no-such-option"]).wait();
@@ -342,6 +425,12 @@ fn commands_can_be_made_to_lack_what_they_need() {
     let mut command = shell("grep -c ' - cgroup2 ' /proc/self/mountinfo || true");
     common::hide_cgroup2(&mut command);
     assert_eq!(output(command), "0\n");
+
+    let place = "$(awk '/ - cgroup2 / {print $5; exit}' /proc/self/mountinfo)";
+    let mut command = shell(&format!("mkdir {place}/sockredir-test-locked 2>&1; true"));
+    common::lock_cgroup2(&mut command);
+    let refused = output(command);
+    assert!(refused.contains("Read-only file system"), "{refused}");
 
     let mut command = shell("cat /sys/kernel/btf/vmlinux");
     common::replace_btf(&mut command, b"no types");

@@ -1,6 +1,8 @@
 //! Owns what a connection does: the operations of an end, the script that gives them one after the other, and the
 //! workload that gives each connection its two scripts.
 
+use std::io;
+use std::net::TcpStream;
 use std::time::Duration;
 
 use crate::pattern::Random;
@@ -55,8 +57,20 @@ pub enum Op {
     Gate(u64),
     Close,
     Reset,
+    Change(Change),
     /// The other end did what it must not.
     Fault(String),
+}
+
+/// What a program can do to a socket in the middle of its connection, so that redirected data cannot honour it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The file becomes blocking; an end on an event loop then asks each call not to wait.
+    Blocking,
+    /// SO_ZEROCOPY, which alone changes nothing.
+    ZeroCopy,
+    /// SO_PEEK_OFF, which changes what MSG_PEEK sees.
+    PeekOffset,
 }
 
 /// The operations of one end. The two ends of a connection make the same random choices from the same generator, so
@@ -78,6 +92,16 @@ pub enum Reading {
     Level { buffer: usize },
 }
 
+impl Reading {
+    /// Bytes of one read, where the style does not say.
+    pub fn buffer(self) -> usize {
+        match self {
+            Reading::Drain { buffer } | Reading::Edge { buffer } | Reading::Level { buffer } => buffer,
+            Reading::Fionread { .. } => 64 << 10,
+        }
+    }
+}
+
 /// What a kind of connections has in common.
 pub trait Workload: Send + Sync {
     /// Whether another connection is to be opened after so many.
@@ -94,13 +118,24 @@ pub trait Workload: Send + Sync {
         false
     }
 
+    /// What a program sets on its socket at the start. Half of the connections send small messages at once, the others as
+    /// the kernel likes.
+    fn tune(&self, connection: u64, _side: Side, stream: &TcpStream) -> io::Result<()> {
+        stream.set_nodelay(connection % 2 == 1)
+    }
+
     /// How long a server lets connections wait that it could accept.
     fn accept_delay(&self, _random: &mut Random) -> Option<Duration> {
         None
     }
 
     /// Whether an end sends while it is sent to, so that a blocking one needs a thread for each direction.
-    fn duplex(&self) -> bool {
+    fn duplex(&self, _connection: u64) -> bool {
+        false
+    }
+
+    /// A blocking recv has returned EAGAIN: whether to call it again.
+    fn may_call_again(&self) -> bool {
         false
     }
 

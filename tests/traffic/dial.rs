@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::conversation::Side;
 use crate::direct::{End, STUCK_MILLISECONDS};
-use crate::run::Common;
+use crate::options::Common;
 use crate::sys;
 
 #[derive(Clone, Debug, clap::Args)]
@@ -25,7 +25,7 @@ pub struct Options {
 
 pub fn main(mut options: Options) -> Result<()> {
     let seed = options.common.settle_seed();
-    let stream = sys::connect(options.address, options.common.nonblocking());
+    let stream = sys::connect(None, options.address, options.common.nonblocking());
     let stream = stream.with_context(|| format!("failed to connect to {}", options.address))?;
     ensure!(
         sys::wait_for(&stream, sys::OUT, STUCK_MILLISECONDS)?,

@@ -7,8 +7,9 @@ use std::os::fd::AsRawFd;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::conversation::Side;
+use crate::options::{Common, flip_byte};
 use crate::pattern::Stream;
-use crate::run::{Common, flip_byte, listen};
+use crate::run::listen;
 use crate::sys;
 
 /// A socket that should be ready and is not for so long is stuck.
@@ -143,7 +144,7 @@ pub fn connect(common: &Common, seed: u64, connections: u64) -> Result<Vec<Pair>
     let (listener, target) = listen(common.family, 0, nonblocking).context("failed to listen")?;
     (0..connections)
         .map(|id| {
-            let client = sys::connect(target, nonblocking).context("failed to connect")?;
+            let client = sys::connect(None, target, nonblocking).context("failed to connect")?;
             ensure!(
                 sys::wait_for(&client, sys::OUT, STUCK_MILLISECONDS)?,
                 "a connect does not end"

@@ -5,7 +5,8 @@ use std::time::Instant;
 use anyhow::Result;
 
 use crate::conversation::{Op, Progress, Script, Side, Workload};
-use crate::run::{Common, Run};
+use crate::options::Common;
+use crate::run::Run;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {

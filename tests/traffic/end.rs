@@ -1,15 +1,15 @@
 //! Owns one end of a connection on an event loop: it reads as its style says and does the operations of its script.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::conversation::{Op, Progress, Reading, Script, Side};
+use crate::conversation::{Change, Op, Progress, Reading, Script, Side};
 use crate::monitor::{Connection, Stage};
 use crate::pattern::Stream;
-use crate::run::{Run, Tally};
+use crate::run::{Run, Tally, is_reset};
 use crate::sys;
 
 /// So much is done for one end before it is another one's turn.
@@ -62,12 +62,8 @@ pub struct End {
     asleep_until: Option<Instant>,
     parked: bool,
     asks: bool,
-}
-
-/// The errors by which a socket tells that the other end reset the connection.
-pub fn is_reset(error: &io::Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected};
-    matches!(error.kind(), ConnectionReset | BrokenPipe | NotConnected)
+    /// Of each send and recv.
+    flags: i32,
 }
 
 impl End {
@@ -104,6 +100,7 @@ impl End {
             asleep_until: None,
             parked: false,
             asks: matches!(reading, Reading::Fionread { at_once: true }),
+            flags: 0,
         }
     }
 
@@ -204,7 +201,7 @@ impl End {
 
     /// An error of the connection: the end of it where resets are part of the workload, a fault elsewhere.
     fn broken(&mut self, what: &str, error: &io::Error) -> Result<(), String> {
-        if self.connection.may_reset && is_reset(error) {
+        if self.connection.may_reset && is_reset(what, error) {
             self.progress.reset = true;
             return Ok(());
         }
@@ -233,7 +230,7 @@ impl End {
             }
         };
         room = room.min(scratch.incoming.len());
-        let count = match self.stream.read(&mut scratch.incoming[..room]) {
+        let count = match sys::receive(&self.stream, &mut scratch.incoming[..room], self.flags) {
             Ok(0) => {
                 self.progress.eof = true;
                 return Ok(());
@@ -317,6 +314,15 @@ impl End {
                     Err(error) => Step::Failed(format!("SO_LINGER failed: {error}")),
                 };
             }
+            Op::Change(change) => {
+                if change == Change::Blocking {
+                    self.flags = sys::DONTWAIT;
+                }
+                if let Err(error) = sys::change(&self.stream, change) {
+                    return Step::Failed(format!("a change of the socket failed: {error}"));
+                }
+                false
+            }
             Op::Close => return Step::Closed,
             Op::Fault(text) => return Step::Failed(text),
         };
@@ -357,7 +363,7 @@ impl End {
         let message = &mut scratch.outgoing[..length];
         self.outgoing.fill(at, message);
         run.flip(&self.connection, self.side, at, message);
-        let count = match self.stream.write(message) {
+        let count = match sys::send(&self.stream, message, self.flags) {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.writable = false;

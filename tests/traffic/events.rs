@@ -53,7 +53,7 @@ pub fn drive(run: &Arc<Run>, side: Side) -> Result<Tally> {
     epoll.add(&run.wakers[side.index()], sys::IN, WAKER)?;
     let mut acceptors = Vec::new();
     if side == Side::Server {
-        for (number, (listener, _)) in run.listeners.iter().enumerate() {
+        for (number, listener) in run.listeners.iter().enumerate() {
             epoll.add(listener, sys::IN | sys::EDGE, FIRST_LISTENER + number as u64)?;
             acceptors.push(Acceptor {
                 ready: false,
@@ -123,10 +123,9 @@ impl Loop<'_> {
             let Some(connection) = self.run.open_next() else {
                 break;
             };
-            let stream = sys::connect(self.run.target(&connection), true).context("failed to connect")?;
-            self.run.expect(&connection, stream.local_addr()?);
-            self.run.tune(&connection, &stream)?;
-            self.insert(End::new(self.run, connection, Side::Client, stream))?;
+            if let Some(stream) = self.run.connect(&connection).context("failed to connect")? {
+                self.insert(End::new(self.run, connection, Side::Client, stream))?;
+            }
         }
         Ok(self.live == 0)
     }
@@ -158,13 +157,12 @@ impl Loop<'_> {
     fn accept_all(&mut self, number: usize) -> Result<()> {
         let run = self.run;
         loop {
-            let (stream, client) = match run.listeners[number].0.accept(true) {
+            let (stream, connection) = match run.accept(number) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 other => other.context("failed to accept")?,
             };
             self.seen += 1;
-            if let Some(connection) = run.claim(number, client) {
-                run.tune(&connection, &stream)?;
+            if let Some(connection) = connection {
                 self.insert(End::new(run, connection, Side::Server, stream))?;
             }
         }

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use crate::conversation::{Op, Progress, Script, Side, Workload};
-use crate::run::{Common, Run};
+use crate::options::Common;
+use crate::run::Run;
 
 const WARM_UP: u64 = 64;
 const ROUND: u64 = 16;

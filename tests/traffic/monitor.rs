@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::conversation::{Progress, Side};
+use crate::mate::Mate;
 use crate::sys;
 
 const TICK: Duration = Duration::from_millis(100);
@@ -100,10 +101,13 @@ impl EndState {
     }
 
     /// Why this end should have progressed, if it should have.
-    fn pending(&self, mate: &EndState) -> Option<&'static str> {
+    fn pending(&self, mate: &EndState, mate_is_dead: bool) -> Option<&'static str> {
         let stage = self.stage();
         if matches!(stage, Stage::Opening | Stage::Closed) || self.paused.load(Relaxed) {
             return None;
+        }
+        if mate_is_dead && stage != Stage::Sleeping {
+            return Some("the other end's process was killed, and nothing tells this one");
         }
         if mate.sent.load(Relaxed) > self.received.load(Relaxed) {
             return Some("bytes of the other end do not arrive");
@@ -111,16 +115,20 @@ impl EndState {
         if stage == Stage::AwaitingEof && mate.write_closed.load(Relaxed) {
             return Some("the end of file does not arrive");
         }
-        if stage == Stage::SendBlocked && mate.received.load(Relaxed) == self.sent.load(Relaxed) {
+        if stage == Stage::SendBlocked && mate.received.load(Relaxed) >= self.sent.load(Relaxed) {
             return Some("all was read, but the socket does not become writable");
         }
         None
     }
 
     /// Counts a tick; the reason once there were too many without progress.
-    fn tick(&self, mate: &EndState) -> Option<&'static str> {
-        let position = self.sent.load(Relaxed) ^ self.received.load(Relaxed).rotate_left(32);
-        let reason = self.pending(mate);
+    fn tick(&self, mate: &EndState, mate_is_dead: bool) -> Option<&'static str> {
+        let mut position = self.sent.load(Relaxed) ^ self.received.load(Relaxed).rotate_left(32);
+        if self.stage() == Stage::SendBlocked {
+            // A blocking send counts when it is done; what is read of it is progress.
+            position ^= mate.received.load(Relaxed).rotate_left(16);
+        }
+        let reason = self.pending(mate, mate_is_dead);
         if self.seen.swap(position, Relaxed) != position || reason.is_none() {
             self.ticks.store(0, Relaxed);
             return None;
@@ -150,6 +158,9 @@ impl EndState {
 pub struct Connection {
     pub id: u64,
     pub may_reset: bool,
+    name: String,
+    /// The process of the end that is not in this one.
+    mate: Option<Arc<Mate>>,
     ends: [EndState; 2],
 }
 
@@ -159,7 +170,12 @@ impl Connection {
     }
 
     fn closed(&self) -> bool {
-        self.ends.iter().all(|end| end.stage() == Stage::Closed)
+        let closed = |end: &EndState| end.stage() == Stage::Closed;
+        self.ends.iter().all(closed) || (self.mate.is_some() && self.ends.iter().any(closed))
+    }
+
+    fn mate_is_dead(&self) -> bool {
+        self.mate.as_ref().is_some_and(|mate| mate.is_dead())
     }
 
     fn describe(&self) -> String {
@@ -175,26 +191,33 @@ pub struct Monitor {
     deadline: Instant,
     live: Mutex<HashMap<u64, Arc<Connection>>>,
     faults: AtomicU64,
+    /// Sends that wait on although the receiver was killed are ended and counted; else they are faults.
+    ends_hung_sends: bool,
+    hung_sends: AtomicU64,
 }
 
 impl Monitor {
     /// Starts the thread that ends the process after a fault, a stall or the deadline.
-    pub fn start(seconds: u64) -> Arc<Self> {
+    pub fn start(seconds: u64, ends_hung_sends: bool) -> Arc<Self> {
         let deadline = Instant::now() + Duration::from_secs(seconds);
         let monitor = Arc::new(Self {
             deadline,
             live: Mutex::default(),
             faults: AtomicU64::new(0),
+            ends_hung_sends,
+            hung_sends: AtomicU64::new(0),
         });
         let watching = Arc::clone(&monitor);
         thread::spawn(move || watching.watch());
         monitor
     }
 
-    pub fn open(&self, id: u64, may_reset: bool) -> Arc<Connection> {
+    pub fn open(&self, id: u64, name: String, may_reset: bool, mate: Option<Arc<Mate>>) -> Arc<Connection> {
         let connection = Arc::new(Connection {
             id,
             may_reset,
+            name,
+            mate,
             ends: Default::default(),
         });
         self.lock().insert(id, Arc::clone(&connection));
@@ -223,12 +246,16 @@ impl Monitor {
     }
 
     pub fn fault_at(&self, connection: &Connection, side: Side, text: impl AsRef<str>) {
-        let which = format!("connection {} {side:?}", connection.id);
+        let which = format!("connection {} {side:?}", connection.name);
         self.fault(format!("{which}: {} ({})", text.as_ref(), connection.describe()));
     }
 
     pub fn failed(&self) -> bool {
         self.faults.load(Relaxed) > 0
+    }
+
+    pub fn hung_sends(&self) -> u64 {
+        self.hung_sends.load(Relaxed)
     }
 
     fn watch(&self) {
@@ -257,7 +284,7 @@ impl Monitor {
         {
             say(&format!(
                 "waiting: connection {} ({})",
-                connection.id,
+                connection.name,
                 connection.describe()
             ));
         }
@@ -266,7 +293,15 @@ impl Monitor {
     fn find_stalls(&self) {
         for connection in self.lock().values() {
             for side in [Side::Client, Side::Server] {
-                if let Some(reason) = connection.end(side).tick(connection.end(side.other())) {
+                let (end, mate_is_dead) = (connection.end(side), connection.mate_is_dead());
+                let Some(reason) = end.tick(connection.end(side.other()), mate_is_dead) else {
+                    continue;
+                };
+                if mate_is_dead && self.ends_hung_sends && end.stage() == Stage::SendBlocked {
+                    self.hung_sends.fetch_add(1, Relaxed);
+                    // Fails if the connection has ended just now, which is as good.
+                    let _ = sys::shutdown(end.fd.load(Relaxed));
+                } else {
                     self.fault_at(connection, side, format!("stalled for 5 s: {reason}"));
                 }
             }

@@ -1,7 +1,7 @@
 //! Owns the workload `readers`: event-loop programs that trust what one edge, one short read or FIONREAD tells them,
 //! and so hang when the kernel tells them wrong.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use crate::conversation::{Op, Progress, Reading, Script, Side, Workload};
+use crate::options::{Common, Mode};
 use crate::pattern::Random;
-use crate::run::{Common, Mode, Run};
+use crate::plan::Plan;
+use crate::run::Run;
 use crate::sys;
 
 const KIB: u64 = 1 << 10;
@@ -90,13 +92,11 @@ impl Workload for Readers {
         Box::new(Talk {
             control: Arc::clone(&self.control),
             connection,
-            side,
             steady: !random.chance(4),
             exchanges: 0,
             random,
             choices: Random::of(self.control.seed, connection, 3),
-            totals: [0; 2],
-            ops: VecDeque::new(),
+            plan: Plan::new(side),
             asked: false,
         })
     }
@@ -121,13 +121,11 @@ impl Workload for Readers {
 struct Talk {
     control: Arc<Control>,
     connection: u64,
-    side: Side,
     /// The draws that both ends have in common.
     random: Random,
     /// Those of this end alone.
     choices: Random,
-    totals: [u64; 2],
-    ops: VecDeque<Op>,
+    plan: Plan,
     /// Most connections never send many small messages in one direction: such a flow may be given up for good, and then
     /// has nothing more to show.
     steady: bool,
@@ -137,15 +135,8 @@ struct Talk {
 }
 
 impl Talk {
-    fn at(&mut self, side: Side, op: Op) {
-        if side == self.side {
-            self.ops.push_back(op);
-        }
-    }
-
     /// One message, sometimes in two sends: a header and a body.
     fn send(&mut self, from: Side, length: u64) {
-        self.totals[from.index()] += length;
         let header = if length > 1 && self.random.chance(4) {
             self.random.range(1, length.min(64) - 1)
         } else {
@@ -153,14 +144,9 @@ impl Talk {
         };
         for part in [header, length - header] {
             if part > 0 {
-                self.at(from, Op::Send(part as usize));
+                self.plan.send(from, part);
             }
         }
-    }
-
-    fn catch_up(&mut self, side: Side) {
-        let total = self.totals[side.other().index()];
-        self.at(side, Op::Await(total));
     }
 
     fn exchange(&mut self) {
@@ -182,32 +168,32 @@ impl Talk {
             _ => {
                 let request = self.random.range(1, 512);
                 self.send(Side::Client, request);
-                self.catch_up(Side::Server);
+                self.plan.catch_up(Side::Server);
                 self.burst(Side::Server);
             }
         }
         // The answer that ends an exchange: then the server has read all, and the client knows.
         let answer = self.random.spread(1, 4 * KIB);
-        self.catch_up(Side::Server);
+        self.plan.catch_up(Side::Server);
         self.send(Side::Server, answer);
-        self.catch_up(Side::Client);
+        self.plan.catch_up(Side::Client);
     }
 
     fn call(&mut self, request: u64, answer: u64) {
         self.send(Side::Client, request);
-        self.catch_up(Side::Server);
+        self.plan.catch_up(Side::Server);
         self.send(Side::Server, answer);
-        self.catch_up(Side::Client);
+        self.plan.catch_up(Side::Client);
     }
 
     fn pipeline(&mut self) {
         for _ in 0..self.random.range(2, 16) {
             let (request, answer) = (self.random.spread(1, 16 * KIB), self.random.spread(1, 64 * KIB));
             self.send(Side::Client, request);
-            self.catch_up(Side::Server);
+            self.plan.catch_up(Side::Server);
             self.send(Side::Server, answer);
         }
-        self.catch_up(Side::Client);
+        self.plan.catch_up(Side::Client);
     }
 
     fn flips(&mut self) {
@@ -223,7 +209,7 @@ impl Talk {
     fn burst(&mut self, from: Side) {
         if self.random.chance(2) {
             let pause = Duration::from_micros(self.random.range(100, 10_000));
-            self.at(from.other(), Op::PauseReading(pause));
+            self.plan.at(from.other(), Op::PauseReading(pause));
         }
         let (least, most) = match self.random.range(0, 3) {
             0 => (1, 4 * KIB),
@@ -255,7 +241,7 @@ impl Talk {
         }
         if self.choices.chance(3) {
             let thought = Duration::from_micros(self.choices.spread(50, 20_000));
-            self.ops.push_back(Op::Sleep(thought));
+            self.plan.at(Side::Client, Op::Sleep(thought));
         }
         self.exchange();
     }
@@ -263,19 +249,16 @@ impl Talk {
     fn server_next(&mut self, progress: &Progress) {
         if !self.asked {
             self.asked = true;
-            return self
-                .ops
-                .push_back(Op::AwaitOrEof(self.totals[Side::Client.index()] + 1));
+            let first = self.plan.total(Side::Client) + 1;
+            return self.plan.at(Side::Server, Op::AwaitOrEof(first));
         }
         self.asked = false;
         let ending = self.control.endings().remove(&self.connection);
         match ending {
             Some(ending) => self.end(ending),
             None if progress.eof => {
-                self.ops.push_back(Op::Fault(format!(
-                    "end of file at {}, nobody closed",
-                    progress.received
-                )));
+                let text = format!("end of file at {}, nobody closed", progress.received);
+                self.plan.at(Side::Server, Op::Fault(text));
             }
             None => self.exchange(),
         }
@@ -285,46 +268,35 @@ impl Talk {
         let length = self.random.spread(1, 256 * KIB);
         let (client, server) = (Side::Client, Side::Server);
         match ending {
-            Ending::Close => self.close(client),
+            Ending::Close => self.plan.close(client),
             Ending::HalfClose => {
-                self.at(client, Op::ShutdownWrite);
-                self.await_eof(server);
+                self.plan.at(client, Op::ShutdownWrite);
+                self.plan.await_eof(server);
                 self.send(server, length);
-                self.close(server);
+                self.plan.close(server);
             }
             Ending::CloseAfterSend => {
                 self.send(client, length);
-                self.close(client);
+                self.plan.close(client);
             }
             Ending::AnswerAndClose => {
                 self.send(client, length);
-                self.catch_up(server);
+                self.plan.catch_up(server);
                 let answer = self.random.spread(1, 256 * KIB);
                 self.send(server, answer);
-                self.close(server);
+                self.plan.close(server);
             }
         }
-    }
-
-    fn await_eof(&mut self, side: Side) {
-        let total = self.totals[side.other().index()];
-        self.at(side, Op::AwaitEof(total));
-    }
-
-    fn close(&mut self, first: Side) {
-        self.at(first, Op::Close);
-        self.await_eof(first.other());
-        self.at(first.other(), Op::Close);
     }
 }
 
 impl Script for Talk {
     fn next(&mut self, progress: &Progress) -> Op {
         loop {
-            if let Some(op) = self.ops.pop_front() {
+            if let Some(op) = self.plan.next() {
                 return op;
             }
-            match self.side {
+            match self.plan.this() {
                 Side::Client => self.client_next(),
                 Side::Server => self.server_next(progress),
             }
@@ -338,7 +310,7 @@ pub fn main(mut options: Options) -> Result<()> {
     }
     let seed = options.common.settle_seed();
     let seconds = *options.common.seconds.get_or_insert(60);
-    sys::catch_sigterm()?;
+    sys::catch_termination()?;
     let start = Instant::now();
     let control = Arc::new(Control {
         seed,

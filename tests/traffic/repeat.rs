@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use crate::direct::connect;
-use crate::run::{Common, Mode};
+use crate::options::{Common, Mode};
 
 /// Longer than the tail loss probe, which is to be lost as well, and shorter than the retransmission timer's least.
 const PROBED: Duration = Duration::from_millis(100);

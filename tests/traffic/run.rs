@@ -1,86 +1,25 @@
-//! Owns what all threads of a run share: options, listeners, the table of who connects, the gate and the totals.
+//! Owns what all threads of a run share: its sides, listeners, the table of who connects and the totals.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use std::{io, thread};
 
 use anyhow::{Context, Result, bail};
 
 use crate::conversation::{Side, Workload};
+use crate::gate::Gate;
+use crate::mate::{self, Mate};
 use crate::monitor::{Connection, Monitor};
+use crate::options::{Common, Family, Mode, flip_byte};
 use crate::pattern::Stream;
-use crate::sys::{Listener, Waker};
+use crate::sys::{self, Listener, Waker};
 use crate::{events, threads};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Family {
-    V4,
-    V6,
-    /// IPv4 clients of a dual-stack IPv6 listener
-    Mapped,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Mode {
-    /// Event loops; sockets are non-blocking from before connect and accept on
-    Nonblocking,
-    /// Threads with blocking calls
-    Blocking,
-}
-
-#[derive(Clone, Debug, clap::Args)]
-pub struct Common {
-    #[arg(long, value_enum, default_value = "v4")]
-    pub family: Family,
-    #[arg(long, value_enum, default_value = "nonblocking")]
-    pub mode: Mode,
-    /// Connections at a time
-    #[arg(long)]
-    pub connections: Option<u64>,
-    /// Of all random choices and all bytes; taken from the clock by default
-    #[arg(long)]
-    pub seed: Option<u64>,
-    /// How long the workloads run that end by time
-    #[arg(long)]
-    pub seconds: Option<u64>,
-    /// A run that takes longer is a fault
-    #[arg(long, default_value_t = 600)]
-    pub deadline: u64,
-    /// Send this byte of the first connection wrong: the run must fail
-    #[arg(long)]
-    pub flip: Option<u64>,
-}
-
-impl Common {
-    /// The seed of this run, printed so that the run can be repeated.
-    pub fn settle_seed(&mut self) -> u64 {
-        let seed = self.seed.unwrap_or_else(|| {
-            SystemTime::UNIX_EPOCH
-                .elapsed()
-                .map_or(1, |since| since.as_nanos() as u64 % 1_000_000_007)
-        });
-        self.seed = Some(seed);
-        println!("seed={seed}");
-        seed
-    }
-
-    /// A run that is to take its time may take it.
-    fn longest(&self) -> u64 {
-        self.deadline.max(self.seconds.unwrap_or(0) + 60)
-    }
-
-    /// Which byte of a stream to send wrong.
-    pub fn flip_of(&self, connection: u64, side: Side) -> Option<u64> {
-        self.flip.filter(|_| connection == 0 && side == Side::Client)
-    }
-
-    pub fn nonblocking(&self) -> bool {
-        self.mode == Mode::Nonblocking
-    }
-}
+/// A connection's id is its number in its run, and above it the number of the run.
+const NUMBER_BITS: u32 = 24;
 
 /// The sums of one thread or of a whole run.
 #[derive(Clone, Copy, Debug, Default)]
@@ -93,53 +32,6 @@ impl Tally {
     pub fn add(&mut self, other: Tally) {
         self.bytes += other.bytes;
         self.messages += other.messages;
-    }
-}
-
-/// A point where ends wait until the main thread lets them go on.
-#[derive(Default)]
-pub struct Gate {
-    state: Mutex<(u64, u64)>,
-    changed: Condvar,
-}
-
-impl Gate {
-    fn lock(&self) -> MutexGuard<'_, (u64, u64)> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    pub fn arrive(&self) {
-        self.lock().0 += 1;
-        self.changed.notify_all();
-    }
-
-    pub fn is_open(&self, release: u64) -> bool {
-        self.lock().1 >= release
-    }
-
-    pub fn wait_open(&self, release: u64) {
-        let mut state = self.lock();
-        while state.1 < release {
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(|poisoned| poisoned.into_inner());
-        }
-    }
-
-    pub fn wait_arrivals(&self, arrivals: u64) {
-        let mut state = self.lock();
-        while state.0 < arrivals {
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(|poisoned| poisoned.into_inner());
-        }
-    }
-
-    fn release(&self) {
-        self.lock().1 += 1;
-        self.changed.notify_all();
     }
 }
 
@@ -160,6 +52,30 @@ impl Registry {
     }
 }
 
+/// Which ends of a run are in this process.
+#[derive(Clone, Debug)]
+pub enum Sides {
+    Both,
+    /// The clients are those of a process that may be killed.
+    Servers,
+    /// So are the servers, which listen there.
+    Clients(Vec<SocketAddr>),
+}
+
+/// What tells one run of a process from another.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// What its connections are called in faults, before their number
+    pub name: String,
+    /// No two runs have a connection with the same bytes
+    pub number: u64,
+    /// Of the clients and of the servers
+    pub modes: [Mode; 2],
+    /// Of the listeners, in turn
+    pub families: Vec<Family>,
+    pub sides: Sides,
+}
+
 pub struct Run {
     pub common: Common,
     pub seed: u64,
@@ -167,50 +83,106 @@ pub struct Run {
     pub workload: Box<dyn Workload>,
     pub monitor: Arc<Monitor>,
     pub gate: Gate,
-    pub listeners: Vec<(Listener, SocketAddr)>,
+    pub listeners: Vec<Listener>,
     pub wakers: [Waker; 2],
+    mate: Option<Arc<Mate>>,
+    parts: Parts,
+    /// Where each listener is reached
+    targets: Vec<SocketAddr>,
     registry: Registry,
     opened: AtomicU64,
     clients_done: AtomicBool,
 }
 
 impl Run {
+    /// The usual run: the only one, all of it in this process and in one mode.
     pub fn new(common: &Common, connections: u64, workload: Box<dyn Workload>) -> Result<Arc<Self>> {
+        let parts = Parts {
+            name: String::new(),
+            number: 0,
+            modes: [common.mode; 2],
+            families: vec![common.family],
+            sides: Sides::Both,
+        };
+        let monitor = Monitor::start(common.longest(), false);
+        Self::of(parts, common, connections, workload, monitor)
+    }
+
+    pub fn of(
+        parts: Parts,
+        common: &Common,
+        connections: u64,
+        workload: Box<dyn Workload>,
+        monitor: Arc<Monitor>,
+    ) -> Result<Arc<Self>> {
         let Some(seed) = common.seed else {
             bail!("the seed is not settled")
         };
-        let listeners = (0..workload.listeners())
-            .map(|number| listen(common.family, number as u8, common.nonblocking()))
-            .collect::<io::Result<Vec<_>>>()
-            .context("failed to listen on the loopback interface")?;
+        let nonblocking = parts.modes[Side::Server.index()] == Mode::Nonblocking;
+        let (listeners, targets) = match &parts.sides {
+            Sides::Clients(targets) => (Vec::new(), targets.clone()),
+            Sides::Both | Sides::Servers => parts
+                .families
+                .iter()
+                .cycle()
+                .take(workload.listeners())
+                .zip(0..)
+                .map(|(family, number)| listen(*family, number, nonblocking))
+                .collect::<io::Result<_>>()
+                .context("failed to listen on the loopback interface")?,
+        };
+        let mate = match parts.sides {
+            Sides::Both => None,
+            Sides::Servers | Sides::Clients(_) => Some(Arc::default()),
+        };
         Ok(Arc::new(Self {
             common: common.clone(),
             seed,
             connections,
             workload,
-            monitor: Monitor::start(common.longest()),
+            monitor,
             gate: Gate::default(),
             listeners,
+            targets,
             wakers: [Waker::new()?, Waker::new()?],
+            mate,
+            parts,
             registry: Registry::default(),
             opened: AtomicU64::new(0),
             clients_done: AtomicBool::new(false),
         }))
     }
 
-    /// Starts both sides; the result is there when all connections are closed.
+    /// Starts the sides of this process; the result is there when all connections are closed.
     pub fn start(self: &Arc<Self>) -> Running {
-        let spawn = |side: Side| {
-            let run = Arc::clone(self);
-            thread::spawn(move || match run.common.mode {
+        let sides: &[Side] = match self.parts.sides {
+            Sides::Both => &[Side::Server, Side::Client],
+            Sides::Servers => &[Side::Server],
+            Sides::Clients(_) => &[Side::Client],
+        };
+        let spawn = |side: &Side| {
+            let (run, side) = (Arc::clone(self), *side);
+            thread::spawn(move || match run.parts.modes[side.index()] {
                 Mode::Nonblocking => events::drive(&run, side),
                 Mode::Blocking => threads::drive(&run, side),
             })
         };
         Running {
             run: Arc::clone(self),
-            sides: [spawn(Side::Server), spawn(Side::Client)],
+            sides: sides.iter().map(spawn).collect(),
         }
+    }
+
+    /// The process of the other side has been killed: no client comes any more, and every connection must end.
+    pub fn mate_died(&self) {
+        if let Some(mate) = &self.mate {
+            mate.died();
+        }
+        self.set_clients_done();
+    }
+
+    pub fn targets(&self) -> &[SocketAddr] {
+        &self.targets
     }
 
     pub fn release_gate(&self) {
@@ -218,15 +190,22 @@ impl Run {
         self.wakers.iter().for_each(Waker::wake);
     }
 
+    fn open(&self, number: u64) -> Arc<Connection> {
+        let id = id_of(self.parts.number, number);
+        let may_reset = self.mate.is_some() || self.workload.may_reset(id);
+        let name = format!("{}{number}", self.parts.name);
+        self.monitor.open(id, name, may_reset, self.mate.clone())
+    }
+
     /// The next connection, if the workload wants one.
     pub fn open_next(&self) -> Option<Arc<Connection>> {
-        let id = self
+        let number = self
             .opened
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |opened| {
                 self.workload.more(opened).then_some(opened + 1)
             })
             .ok()?;
-        Some(self.monitor.open(id, self.workload.may_reset(id)))
+        Some(self.open(number))
     }
 
     pub fn opened(&self) -> u64 {
@@ -234,20 +213,65 @@ impl Run {
     }
 
     /// Where the client of this connection connects to.
-    pub fn target(&self, connection: &Connection) -> SocketAddr {
-        self.listeners[connection.id as usize % self.listeners.len()].1
+    fn target(&self, connection: &Connection) -> SocketAddr {
+        self.targets[number_of(connection.id) as usize % self.targets.len()]
+    }
+
+    /// The client of a connection, connected or on its way; none if its server was killed.
+    pub fn connect(&self, connection: &Arc<Connection>) -> io::Result<Option<TcpStream>> {
+        let target = self.target(connection);
+        let nonblocking = self.parts.modes[Side::Client.index()] == Mode::Nonblocking;
+        let source = self
+            .mate
+            .as_ref()
+            .map(|_| mate::source_of(number_of(connection.id)));
+        match sys::connect(source, target, nonblocking) {
+            Ok(stream) => {
+                self.expect(connection, stream.local_addr()?);
+                self.workload.tune(connection.id, Side::Client, &stream)?;
+                Ok(Some(stream))
+            }
+            Err(error) if self.mate.is_some() && is_reset("connect", &error) => {
+                self.monitor.close(connection, Side::Client);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Tells the server who is about to be accepted.
-    pub fn expect(&self, connection: &Arc<Connection>, client: SocketAddr) {
+    fn expect(&self, connection: &Arc<Connection>, client: SocketAddr) {
+        if self.mate.is_some() {
+            return;
+        }
         let pair = (canonical(client), self.target(connection));
         self.registry.lock().insert(pair, Arc::clone(connection));
         self.registry.changed.notify_all();
     }
 
-    /// The connection of an accepted socket; the client's thread may be about to tell.
-    pub fn claim(&self, listener: usize, client: SocketAddr) -> Option<Arc<Connection>> {
-        let pair = (canonical(client), self.listeners[listener].1);
+    /// A client from the next of a listener's queue, and its connection unless no client of ours opened it.
+    pub fn accept(&self, listener: usize) -> io::Result<(TcpStream, Option<Arc<Connection>>)> {
+        let nonblocking = self.parts.modes[Side::Server.index()] == Mode::Nonblocking;
+        let (stream, client) = self.listeners[listener].accept(nonblocking)?;
+        let connection = match self.mate {
+            None => self.claim(listener, client),
+            Some(_) => mate::number_of(client.ip()).map(|number| {
+                self.opened.fetch_add(1, Ordering::SeqCst);
+                self.open(number)
+            }),
+        };
+        match &connection {
+            Some(connection) => self.workload.tune(connection.id, Side::Server, &stream)?,
+            None => self.monitor.fault(format!(
+                "accepted a connection from {client} that no client opened"
+            )),
+        }
+        Ok((stream, connection))
+    }
+
+    /// The client's thread may be about to tell.
+    fn claim(&self, listener: usize, client: SocketAddr) -> Option<Arc<Connection>> {
+        let pair = (canonical(client), self.targets[listener]);
         let mut expected = self.registry.lock();
         for _ in 0..100 {
             if let Some(connection) = expected.remove(&pair) {
@@ -259,9 +283,6 @@ impl Run {
                 .wait_timeout(expected, Duration::from_millis(100));
             expected = waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
         }
-        self.monitor.fault(format!(
-            "accepted a connection from {client} that no client opened"
-        ));
         None
     }
 
@@ -285,26 +306,23 @@ impl Run {
 
     /// Makes the wrong byte that `--flip` asks for.
     pub fn flip(&self, connection: &Connection, side: Side, offset: u64, bytes: &mut [u8]) {
-        flip_byte(self.common.flip_of(connection.id, side), offset, bytes);
-    }
-
-    /// Half of the connections send small messages at once, the others as the kernel likes.
-    pub fn tune(&self, connection: &Connection, stream: &TcpStream) -> io::Result<()> {
-        stream.set_nodelay(connection.id % 2 == 1)
+        flip_byte(self.common.flip_of(number_of(connection.id), side), offset, bytes);
     }
 }
 
-pub fn flip_byte(flip: Option<u64>, offset: u64, bytes: &mut [u8]) {
-    let place = flip.and_then(|flip| flip.checked_sub(offset));
-    if let Some(byte) = place.and_then(|place| bytes.get_mut(place as usize)) {
-        *byte ^= 0x80;
-    }
+pub fn id_of(run: u64, number: u64) -> u64 {
+    run << NUMBER_BITS | number
+}
+
+/// Where in its run a connection stands.
+pub fn number_of(id: u64) -> u64 {
+    id & ((1 << NUMBER_BITS) - 1)
 }
 
 /// Both sides at work.
 pub struct Running {
     run: Arc<Run>,
-    sides: [thread::JoinHandle<Result<Tally>>; 2],
+    sides: Vec<thread::JoinHandle<Result<Tally>>>,
 }
 
 impl Running {
@@ -320,6 +338,17 @@ impl Running {
             bail!("faults, see above");
         }
         Ok(sum)
+    }
+}
+
+/// The errors by which a call on a socket tells that the other end reset the connection, or refused it.
+pub fn is_reset(call: &str, error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotConnected};
+    match call {
+        "connect" => matches!(error.kind(), ConnectionRefused | ConnectionReset),
+        "send" => matches!(error.kind(), ConnectionReset | BrokenPipe),
+        "shutdown" => error.kind() == NotConnected,
+        _ => error.kind() == ConnectionReset,
     }
 }
 

@@ -1,11 +1,14 @@
 //! Owns every system call that std lacks: sockets, epoll, eventfd and signals, with all of this program's `unsafe`.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::mem;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::conversation::Change;
 
 pub const IN: u32 = libc::EPOLLIN as u32;
 pub const OUT: u32 = libc::EPOLLOUT as u32;
@@ -13,6 +16,12 @@ pub const ERR: u32 = libc::EPOLLERR as u32;
 pub const HUP: u32 = libc::EPOLLHUP as u32;
 pub const RDHUP: u32 = libc::EPOLLRDHUP as u32;
 pub const EDGE: u32 = libc::EPOLLET as u32;
+
+/// Of a send or recv: not to wait, whatever the file says.
+pub const DONTWAIT: i32 = libc::MSG_DONTWAIT;
+
+/// The signal of a kill.
+pub const KILL: i32 = libc::SIGKILL;
 
 const BACKLOG: i32 = 4096;
 
@@ -149,6 +158,11 @@ impl Listener {
         self.address
     }
 
+    /// Nobody is accepted any more, and a thread that waits in `accept` gets an error.
+    pub fn shutdown(&self) -> io::Result<()> {
+        shutdown(self.fd.as_raw_fd())
+    }
+
     /// The accepted socket and its peer, with `SOCK_NONBLOCK` if asked.
     pub fn accept(&self, nonblocking: bool) -> io::Result<(TcpStream, SocketAddr)> {
         let flags = libc::SOCK_CLOEXEC | if nonblocking { libc::SOCK_NONBLOCK } else { 0 };
@@ -166,9 +180,23 @@ impl AsRawFd for Listener {
     }
 }
 
-/// A socket that is connected, or (non-blocking) on its way.
-pub fn connect(address: SocketAddr, nonblocking: bool) -> io::Result<TcpStream> {
+/// Ends both directions, also for a thread that waits in a call on the socket.
+pub fn shutdown(fd: RawFd) -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::shutdown(fd, libc::SHUT_RDWR) })?;
+    Ok(())
+}
+
+/// A socket that is connected, or (non-blocking) on its way; from an address of the caller's choice if there is one.
+pub fn connect(source: Option<Ipv4Addr>, address: SocketAddr, nonblocking: bool) -> io::Result<TcpStream> {
     let fd = tcp_socket(address, nonblocking)?;
+    if let Some(source) = source {
+        // The port is chosen when the target is known, so that one for each connection is enough.
+        set_option(&fd, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1_i32)?;
+        let raw = RawAddress::new((source, 0).into());
+        // SAFETY: the pointer and the length describe `raw`.
+        check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const raw.storage).cast(), raw.length) })?;
+    }
     let raw = RawAddress::new(address);
     // SAFETY: the pointer and the length describe `raw`.
     let result = unsafe { libc::connect(fd.as_raw_fd(), (&raw const raw.storage).cast(), raw.length) };
@@ -176,6 +204,39 @@ pub fn connect(address: SocketAddr, nonblocking: bool) -> io::Result<TcpStream> 
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
         _ => Ok(TcpStream::from(fd)),
     }
+}
+
+/// One recv with flags.
+pub fn receive(stream: &TcpStream, into: &mut [u8], flags: i32) -> io::Result<usize> {
+    // SAFETY: the pointer and the length describe `into`.
+    let count = unsafe { libc::recv(stream.as_raw_fd(), into.as_mut_ptr().cast(), into.len(), flags) };
+    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
+/// One send with flags.
+pub fn send(stream: &TcpStream, bytes: &[u8], flags: i32) -> io::Result<usize> {
+    let flags = flags | libc::MSG_NOSIGNAL;
+    // SAFETY: the pointer and the length describe `bytes`.
+    let count = unsafe { libc::send(stream.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) };
+    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
+pub fn change(stream: &TcpStream, change: Change) -> io::Result<()> {
+    match change {
+        Change::Blocking => stream.set_nonblocking(false),
+        Change::ZeroCopy => set_option(stream, libc::SOL_SOCKET, libc::SO_ZEROCOPY, 1_i32),
+        Change::PeekOffset => set_option(stream, libc::SOL_SOCKET, libc::SO_PEEK_OFF, 0_i32),
+    }
+}
+
+/// The sizes of the receive and of the send buffer, which also end their growth.
+pub fn set_buffers(stream: &TcpStream, receive: Option<i32>, send: Option<i32>) -> io::Result<()> {
+    for (name, size) in [(libc::SO_RCVBUF, receive), (libc::SO_SNDBUF, send)] {
+        if let Some(size) = size {
+            set_option(stream, libc::SOL_SOCKET, name, size)?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes the kernel throw away every segment that comes in for a socket, or take them again.
@@ -211,6 +272,42 @@ pub fn unread(fd: RawFd) -> io::Result<usize> {
     // SAFETY: FIONREAD writes one int.
     check(unsafe { libc::ioctl(fd, libc::FIONREAD, &mut bytes) })?;
     Ok(bytes as usize)
+}
+
+/// A pipe that takes what is spliced from a socket.
+pub struct Pipe {
+    reader: File,
+    writer: OwnedFd,
+}
+
+impl Pipe {
+    pub fn new() -> io::Result<Self> {
+        let mut ends = [-1; 2];
+        // SAFETY: the kernel writes two descriptors, which nobody else owns.
+        check(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) })?;
+        Ok(Self {
+            reader: owned(ends[0])?.into(),
+            writer: owned(ends[1])?,
+        })
+    }
+
+    /// What one splice from the socket brings, as `read` would.
+    pub fn splice_from(&mut self, stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+        // SAFETY: no offsets, and both descriptors are open.
+        let moved = unsafe {
+            libc::splice(
+                stream.as_raw_fd(),
+                ptr::null_mut(),
+                self.writer.as_raw_fd(),
+                ptr::null_mut(),
+                buffer.len(),
+                libc::SPLICE_F_NONBLOCK,
+            )
+        };
+        let moved = usize::try_from(moved).map_err(|_| io::Error::last_os_error())?;
+        self.reader.read_exact(&mut buffer[..moved])?;
+        Ok(moved)
+    }
 }
 
 /// One epoll instance; tokens are the caller's.
@@ -313,15 +410,17 @@ extern "C" fn terminate(_signal: i32) {
     TERMINATED.store(true, Ordering::Relaxed);
 }
 
-/// From now on SIGTERM is remembered instead of ending the process.
-pub fn catch_sigterm() -> io::Result<()> {
+/// From now on SIGTERM and SIGINT are remembered instead of ending the process.
+pub fn catch_termination() -> io::Result<()> {
     let handler: extern "C" fn(i32) = terminate;
     // SAFETY: all bytes zero is a valid sigaction without flags.
     let mut action: libc::sigaction = unsafe { mem::zeroed() };
     action.sa_sigaction = handler as usize;
     action.sa_flags = libc::SA_RESTART;
-    // SAFETY: the handler only stores to an atomic, which is safe in a signal handler.
-    check(unsafe { libc::sigaction(libc::SIGTERM, &action, ptr::null_mut()) })?;
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        // SAFETY: the handler only stores to an atomic, which is safe in a signal handler.
+        check(unsafe { libc::sigaction(signal, &action, ptr::null_mut()) })?;
+    }
     Ok(())
 }
 

@@ -10,13 +10,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::conversation::{Op, Progress, Side};
-use crate::end::is_reset;
 use crate::monitor::{Connection, Stage};
 use crate::pattern::Random;
-use crate::run::{Run, Tally};
+use crate::run::{Run, Tally, is_reset};
 use crate::sys;
-
-const READ: usize = 64 << 10;
 
 /// Runs one side until all its connections are closed.
 pub fn drive(run: &Arc<Run>, side: Side) -> Result<Tally> {
@@ -33,10 +30,9 @@ fn clients(run: &Arc<Run>) -> Result<Tally> {
         threads.push(thread::spawn(move || -> Result<Tally> {
             let mut sum = Tally::default();
             while let Some(connection) = run.open_next() {
-                let stream = sys::connect(run.target(&connection), false).context("failed to connect")?;
-                run.expect(&connection, stream.local_addr()?);
-                run.tune(&connection, &stream)?;
-                sum.add(End::new(&run, connection, Side::Client, stream).live());
+                if let Some(stream) = run.connect(&connection).context("failed to connect")? {
+                    sum.add(End::new(&run, connection, Side::Client, stream).live());
+                }
             }
             Ok(sum)
         }));
@@ -60,10 +56,12 @@ fn servers(run: &Arc<Run>) -> Result<Tally> {
     let served = Arc::new(Served::default());
     for number in 0..run.listeners.len() {
         let (run, served) = (Arc::clone(run), Arc::clone(&served));
-        // Never joined: it ends with the process.
+        // Not joined: it ends after the listener.
         thread::spawn(move || {
             if let Err(error) = accept(&run, number, &served) {
-                run.monitor.fault(format!("failed to accept: {error}"));
+                if !run.clients_done() {
+                    run.monitor.fault(format!("failed to accept: {error}"));
+                }
             }
         });
     }
@@ -71,6 +69,9 @@ fn servers(run: &Arc<Run>) -> Result<Tally> {
     while !run.clients_done() || state.0 < run.opened() {
         let waited = served.changed.wait_timeout(state, Duration::from_millis(50));
         state = waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
+    }
+    for listener in &run.listeners {
+        listener.shutdown()?;
     }
     Ok(state.1)
 }
@@ -81,11 +82,9 @@ fn accept(run: &Arc<Run>, number: usize, served: &Arc<Served>) -> io::Result<()>
         if let Some(delay) = run.workload.accept_delay(&mut random) {
             thread::sleep(delay);
         }
-        let (stream, client) = run.listeners[number].0.accept(false)?;
-        let Some(connection) = run.claim(number, client) else {
+        let (stream, Some(connection)) = run.accept(number)? else {
             continue;
         };
-        run.tune(&connection, &stream)?;
         let (run, served) = (Arc::clone(run), Arc::clone(served));
         thread::spawn(move || {
             let tally = End::new(&run, connection, Side::Server, stream).live();
@@ -119,11 +118,16 @@ struct End {
     stream: TcpStream,
     shared: Shared,
     duplex: bool,
+    /// Bytes of one read.
+    room: usize,
 }
 
 impl End {
     fn new(run: &Arc<Run>, connection: Arc<Connection>, side: Side, stream: TcpStream) -> Self {
-        connection.end(side).opened(stream.as_raw_fd(), "blocking".into());
+        let duplex = run.workload.duplex(connection.id);
+        let room = run.workload.reading(connection.id, side).buffer();
+        let note = format!("blocking, reads of {room}");
+        connection.end(side).opened(stream.as_raw_fd(), note);
         let state = State {
             progress: Progress::default(),
             paused_until: None,
@@ -137,7 +141,8 @@ impl End {
                 state: Mutex::new(state),
                 changed: Condvar::new(),
             },
-            duplex: run.workload.duplex(),
+            duplex,
+            room,
         }
     }
 
@@ -152,6 +157,8 @@ impl End {
                 if written.is_err() {
                     self.park(written.as_ref().err());
                 }
+                // While the reader waits in recv, a close would be none. This fails if the connection has ended by itself.
+                let _ = self.stream.shutdown(Shutdown::Read);
                 let read = reader
                     .join()
                     .unwrap_or_else(|_| Err("the reader thread panicked".into()));
@@ -189,7 +196,7 @@ impl End {
     fn operate(&self) -> Result<u64, String> {
         let (run, state) = (&self.run, self.connection.end(self.side));
         let mut script = run.workload.script(self.connection.id, self.side);
-        let mut buffers = (Vec::new(), vec![0; if self.duplex { 0 } else { READ }]);
+        let mut buffers = (Vec::new(), vec![0; if self.duplex { 0 } else { self.room }]);
         let mut messages = 0;
         loop {
             let progress = self.progress();
@@ -249,14 +256,17 @@ impl End {
                         .map(|()| messages)
                         .map_err(|error| format!("SO_LINGER failed: {error}"));
                 }
+                Op::Change(change) => sys::change(&self.stream, change)
+                    .map_err(|error| format!("a change of the socket failed: {error}"))?,
                 Op::Fault(text) => return Err(text),
             }
         }
     }
 
     fn broken(&self, what: &str, error: &io::Error) -> Result<(), String> {
-        if self.connection.may_reset && is_reset(error) {
+        if self.connection.may_reset && is_reset(what, error) {
             lock(&self.shared.state).progress.reset = true;
+            self.shared.changed.notify_all();
             return Ok(());
         }
         Err(format!("blocking {what} failed: {error}"))
@@ -270,15 +280,17 @@ impl End {
         self.run
             .flip(&self.connection, self.side, at, &mut buffer[..length]);
         let mut done = 0;
+        let state = self.connection.end(self.side);
+        state.set(Stage::SendBlocked, length as u64);
         while done < length {
             match (&self.stream).write(&buffer[done..length]) {
                 Ok(count) => done += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return self.broken("send", &error),
             }
-            let mut state = lock(&self.shared.state);
-            state.progress.sent = at + done as u64;
-            self.connection.end(self.side).moved(&state.progress);
+            let mut shared = lock(&self.shared.state);
+            shared.progress.sent = at + done as u64;
+            state.moved(&shared.progress);
         }
         Ok(())
     }
@@ -309,6 +321,9 @@ impl End {
         let count = match (&self.stream).read(buffer) {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.run.workload.may_call_again() => {
+                return Ok(());
+            }
             Err(error) => return self.broken("recv", &error),
         };
         let (_, incoming) = self.run.streams(&self.connection, self.side);
@@ -326,7 +341,7 @@ impl End {
 
     /// The reader thread.
     fn read_all(&self) -> Result<(), String> {
-        let mut buffer = vec![0; READ];
+        let mut buffer = vec![0; self.room];
         loop {
             let (progress, paused) = {
                 let mut state = lock(&self.shared.state);

@@ -10,13 +10,20 @@ mod direct;
 mod echo;
 mod end;
 mod events;
+mod gate;
 mod hold;
+mod mate;
 mod monitor;
+mod options;
 mod order;
 mod pattern;
+mod phases;
+mod plan;
 mod readers;
 mod repeat;
 mod run;
+mod serve;
+mod soak;
 mod stopped;
 mod sys;
 mod threads;
@@ -51,8 +58,14 @@ enum Workload {
     Churn(churn::Options),
     /// One client of an echo server that is not ours
     Dial(dial::Options),
+    /// An echo server for clients in other processes
+    Serve(serve::Options),
     /// Connections that stay open and echo when told
     Hold(hold::Options),
+    /// Programs of every kind at once, whose connections do all that a connection can do
+    Soak(soak::Options),
+    /// One side of a soak's connections, which is to be killed
+    Victim(soak::victims::Options),
 }
 
 fn main() -> ExitCode {
@@ -66,7 +79,10 @@ fn main() -> ExitCode {
             Workload::Repeat(options) => repeat::main(options),
             Workload::Churn(options) => churn::main(options),
             Workload::Dial(options) => dial::main(options),
+            Workload::Serve(options) => serve::main(options),
             Workload::Hold(options) => hold::main(options),
+            Workload::Soak(options) => soak::main(options),
+            Workload::Victim(options) => soak::victims::main(options),
         });
     match result {
         Ok(()) => {

@@ -1,0 +1,175 @@
+//! Programs that a socket map would break are kept off before it can, and noticed if they were not.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use common::{Arena, Tool, ToolReport, Traffic};
+
+/// An echo server of the given kind in a process of its own, and where it listens.
+fn serve(arena: &Arena, program: &Path, arguments: &[&str]) -> (Traffic, String) {
+    let arguments = [&["serve"], arguments].concat();
+    let mut server = Traffic::start(arena.command(program), &arguments);
+    let address = server.wait_for_line("address=", 1);
+    (server, address["address=".len()..].to_owned())
+}
+
+/// One non-blocking client after the other, each with 200 round trips.
+fn dial(arena: &Arena, address: &str, clients: usize) {
+    for _ in 0..clients {
+        arena
+            .traffic(&["dial", address, "--count", "200", "--size", "100"])
+            .finish();
+    }
+}
+
+/// What the tool counted of clients of a server of the given kind.
+fn talk(server: &[&str], clients: usize) -> ToolReport {
+    let arena = Arena::new();
+    let tool = Tool::start(&arena, &[]);
+    let (_server, address) = serve(&arena, &Traffic::program(), server);
+    dial(&arena, &address, clients);
+    tool.stop()
+}
+
+/// The workloads under another name, which its processes then have.
+struct Renamed(PathBuf);
+
+impl Renamed {
+    fn new(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("sockredir-test-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join(name);
+        fs::copy(Traffic::program(), &path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Renamed {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(self.0.parent().unwrap_or(&self.0));
+    }
+}
+
+/// A thread that sleeps in recv on a mapped socket wakes up to EAGAIN on a reset or a signal, so a server that may block
+/// there must not be in the map, not even for its first connection.
+#[test]
+fn a_server_that_blocks_is_never_inserted() {
+    let report = talk(&["--listener", "blocking", "--accepted", "blocking"], 3);
+    assert_eq!(
+        report.counter("refused_unknown_server"),
+        1,
+        "{}",
+        report.transcript
+    );
+    assert!(
+        report.counter("refused_blocking_server") >= 1,
+        "{}",
+        report.transcript
+    );
+    assert_eq!(
+        report.counter("ends_inserted"),
+        report.counter("ends_left"),
+        "{}",
+        report.transcript
+    );
+    assert!(report.counter("ends_inserted") <= 3, "{}", report.transcript);
+    assert_eq!(report.counter("messages_redirected"), 0, "{}", report.transcript);
+}
+
+/// An event loop whose acceptor is a thread that blocks: nobody can know before its first connection, and everybody after.
+#[test]
+fn a_server_that_accepts_in_a_thread_is_accelerated_from_its_second_connection_on() {
+    let report = talk(&["--listener", "blocking", "--accepted", "nonblocking"], 3);
+    assert_eq!(
+        report.counter("refused_unknown_server"),
+        1,
+        "{}",
+        report.transcript
+    );
+    assert_eq!(
+        report.counter("admitted_request_response"),
+        2,
+        "{}",
+        report.transcript
+    );
+}
+
+/// The listener does not block, what it accepts does: found out at the first answer, and remembered.
+#[test]
+fn a_server_that_turns_its_sockets_to_blocking_is_kept_out_after_one_connection() {
+    let report = talk(&["--listener", "nonblocking", "--accepted", "blocking"], 3);
+    assert_eq!(report.counter("tcp_only_blocking"), 2, "{}", report.transcript);
+    assert_eq!(
+        report.counter("refused_blocking_server"),
+        1,
+        "{}",
+        report.transcript
+    );
+    assert_eq!(report.counter("refused_service"), 1, "{}", report.transcript);
+    assert_eq!(report.counter("messages_redirected"), 0, "{}", report.transcript);
+}
+
+#[test]
+fn a_server_older_than_the_tool_is_known() {
+    let arena = Arena::new();
+    let (_server, address) = serve(&arena, &Traffic::program(), &[]);
+    let tool = Tool::start(&arena, &[]);
+    dial(&arena, &address, 1);
+    let report = tool.stop();
+    assert_eq!(
+        report.counter("admitted_request_response"),
+        1,
+        "{}",
+        report.transcript
+    );
+}
+
+#[test]
+fn programs_are_left_alone_by_name_at_either_end() {
+    let arena = Arena::new();
+    let server = Renamed::new("some-server");
+    for excluded in ["some-server", "other,traffic"] {
+        let tool = Tool::start(&arena, &["--exclude-programs", excluded]);
+        let (_server, address) = serve(&arena, &server.0, &[]);
+        dial(&arena, &address, 2);
+        let report = tool.stop();
+        assert!(report.counter("refused_program") >= 1, "{}", report.transcript);
+        assert_eq!(report.counter("messages_redirected"), 0, "{}", report.transcript);
+        assert_eq!(
+            report.counter("ends_inserted"),
+            report.counter("ends_left"),
+            "{}",
+            report.transcript
+        );
+    }
+}
+
+/// splice(2) reads TCP's own queue: on a mapped socket the program waits for ever. Its first connections stall; it is found
+/// out, named, and its next ones work.
+#[test]
+fn a_program_that_splices_is_named_and_kept_off() {
+    let arena = Arena::new();
+    let relay = Renamed::new("some-relay");
+    let mut tool = Tool::start(&arena, &[]);
+    let (_server, address) = serve(&arena, &relay.0, &["--splice"]);
+    let stalled = arena.traffic(&["dial", &address, "--count", "50"]);
+    tool.wait_for_error("sockredir: some-relay splices", Duration::from_secs(60));
+    dial(&arena, &address, 2);
+    drop(stalled);
+    let report = tool.stop();
+    assert!(report.counter("refused_program") >= 1, "{}", report.transcript);
+}
+
+#[test]
+fn a_program_that_splices_works_if_it_is_left_alone() {
+    let arena = Arena::new();
+    let relay = Renamed::new("some-relay");
+    let tool = Tool::start(&arena, &["--exclude-programs", "some-relay"]);
+    let (_server, address) = serve(&arena, &relay.0, &["--splice"]);
+    dial(&arena, &address, 2);
+    let report = tool.stop();
+    assert!(report.stderr.is_empty(), "{}", report.transcript);
+}

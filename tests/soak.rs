@@ -1,0 +1,126 @@
+//! The soak: programs of every kind at once under the tool, with every byte, error and wait compared to what plain TCP gives.
+//!
+//! `make soak` runs it for longer. In the environment, SOCKREDIR_SOAK_MINUTES says for how long and SOCKREDIR_SOAK_SEED which
+//! earlier random choices to make again.
+
+mod common;
+
+use std::env;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{Arena, Interrupts, KernelLog, Tool, ToolReport, map_entries, wait_until_gone};
+
+const TICK: Duration = Duration::from_millis(100);
+/// A quarter of the time, sockets of the namespace have little memory.
+const ROUND: Duration = Duration::from_secs(8);
+const SQUEEZE: Duration = Duration::from_secs(2);
+
+fn variable<T: std::str::FromStr>(name: &str) -> Option<T> {
+    let text = env::var(name).ok().filter(|text| !text.is_empty())?;
+    let value = text.parse().ok();
+    Some(value.unwrap_or_else(|| panic!("{name}={text} is not a number")))
+}
+
+/// The workload under the tool, up to its end or a Ctrl-C, and then nothing may be left of it.
+fn soak(seconds_of_minute: u64, tool_arguments: &[&str], traffic_arguments: &[&str]) -> ToolReport {
+    let minutes: f64 = variable("SOCKREDIR_SOAK_MINUTES").unwrap_or(1.0);
+    let seconds = (minutes * seconds_of_minute as f64).ceil().to_string();
+    let mut arguments = vec!["soak", "--seconds", &seconds];
+    arguments.extend(traffic_arguments);
+    let seed = variable::<u64>("SOCKREDIR_SOAK_SEED").map(|seed| seed.to_string());
+    if let Some(seed) = &seed {
+        arguments.extend(["--seed", seed]);
+    }
+
+    let interrupts = Interrupts::catch();
+    let mut log = KernelLog::mark();
+    let arena = Arena::new();
+    let tool = Tool::start(&arena, tool_arguments);
+    let mut traffic = arena.traffic(&arguments);
+    let seed = traffic.wait_for_line("seed=", 1);
+    println!("sockredir {tool_arguments:?}: {seed}, {seconds} s");
+    let start = Instant::now();
+    let mut squeezed = false;
+    while traffic.is_running() {
+        thread::sleep(TICK);
+        let squeeze = start.elapsed().as_millis() % ROUND.as_millis() < SQUEEZE.as_millis();
+        if squeeze != squeezed {
+            arena.squeeze(squeeze);
+            squeezed = squeeze;
+        }
+        assert_eq!(log.warnings(), Vec::<String>::new(), "{seed}");
+        if interrupts.happened() {
+            traffic.signal(libc::SIGTERM);
+        }
+    }
+    let report = traffic.wait();
+    println!("{}", report.transcript);
+    // A Ctrl-C ends the tool as well, and with it the maps.
+    let left = match interrupts.happened() {
+        true => Vec::new(),
+        false => ["sockredir_map", "sockredir_flow"].map(map_entries).to_vec(),
+    };
+    let totals = tool.stop();
+    println!("{}", totals.transcript);
+    assert!(
+        report.is_ok() && totals.status.success() && totals.stderr.is_empty(),
+        "{seed}"
+    );
+    assert!(
+        left.iter().all(|entries| *entries == 0),
+        "left in the maps: {left:?}, {seed}"
+    );
+    assert!(interrupts.happened() || report.value("killed") > 0, "{seed}");
+    wait_until_gone(Duration::from_secs(30));
+    assert_eq!(log.warnings(), Vec::<String>::new(), "{seed}");
+    totals
+}
+
+/// A wrong byte, a stall, an error that plain TCP does not give, a warning of the kernel: any of them fails the run. Known is
+/// that a receiver which is killed with its queue full sends a FIN instead of a reset, so that its sender waits on.
+#[test]
+fn programs_of_every_kind_pass_a_soak() {
+    let totals = soak(60, &[], &["--known", "hung-send"]);
+    for reason in [
+        "admitted_request_response",
+        "admitted_bulk",
+        "refused_blocking",
+        "refused_blocking_server",
+        "refused_turns_blocking",
+        "tcp_only_blocking",
+        "drain_one_way",
+        "drain_no_gain",
+        "drain_special",
+        "drain_done",
+        "messages_order",
+        "messages_limit_bytes",
+        "messages_not_accepted",
+        "messages_mate_closing",
+    ] {
+        assert!(totals.counter(reason) > 0, "no {reason}: {}", totals.transcript);
+    }
+    assert!(
+        totals.counter("messages_redirected") > 20_000,
+        "{}",
+        totals.transcript
+    );
+    assert_eq!(totals.counter("messages_dropped"), 0, "{}", totals.transcript);
+}
+
+/// With blocking programs admitted, EAGAIN from a blocking recv is known too.
+#[test]
+fn programs_of_every_kind_pass_a_soak_with_blocking_ones_admitted() {
+    let totals = soak(
+        15,
+        &["--admit", "any"],
+        &["--known", "eagain", "--known", "hung-send"],
+    );
+    assert_eq!(totals.counter("refused_blocking"), 0, "{}", totals.transcript);
+    assert!(
+        totals.counter("messages_redirected") > 10_000,
+        "{}",
+        totals.transcript
+    );
+    assert_eq!(totals.counter("messages_dropped"), 0, "{}", totals.transcript);
+}

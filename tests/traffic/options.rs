@@ -1,0 +1,89 @@
+//! Owns the options that all workloads have in common.
+
+use std::time::SystemTime;
+
+use crate::conversation::Side;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Family {
+    V4,
+    V6,
+    /// IPv4 clients of a dual-stack IPv6 listener
+    Mapped,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mode {
+    /// Event loops; sockets are non-blocking from before connect and accept on
+    Nonblocking,
+    /// Threads with blocking calls
+    Blocking,
+}
+
+impl Mode {
+    pub fn blocking(is_blocking: bool) -> Self {
+        if is_blocking {
+            Mode::Blocking
+        } else {
+            Mode::Nonblocking
+        }
+    }
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct Common {
+    #[arg(long, value_enum, default_value = "v4")]
+    pub family: Family,
+    #[arg(long, value_enum, default_value = "nonblocking")]
+    pub mode: Mode,
+    /// Connections at a time
+    #[arg(long)]
+    pub connections: Option<u64>,
+    /// Of all random choices and all bytes; taken from the clock by default
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// How long the workloads run that end by time
+    #[arg(long)]
+    pub seconds: Option<u64>,
+    /// A run that takes longer is a fault
+    #[arg(long, default_value_t = 600)]
+    pub deadline: u64,
+    /// Send this byte of the first connection wrong: the run must fail
+    #[arg(long)]
+    pub flip: Option<u64>,
+}
+
+impl Common {
+    /// The seed of this run, printed so that the run can be repeated.
+    pub fn settle_seed(&mut self) -> u64 {
+        let seed = self.seed.unwrap_or_else(|| {
+            SystemTime::UNIX_EPOCH
+                .elapsed()
+                .map_or(1, |since| since.as_nanos() as u64 % 1_000_000_007)
+        });
+        self.seed = Some(seed);
+        println!("seed={seed}");
+        seed
+    }
+
+    /// A run that is to take its time may take it.
+    pub fn longest(&self) -> u64 {
+        self.deadline.max(self.seconds.unwrap_or(0) + 60)
+    }
+
+    /// Which byte of a stream to send wrong.
+    pub fn flip_of(&self, connection: u64, side: Side) -> Option<u64> {
+        self.flip.filter(|_| connection == 0 && side == Side::Client)
+    }
+
+    pub fn nonblocking(&self) -> bool {
+        self.mode == Mode::Nonblocking
+    }
+}
+
+pub fn flip_byte(flip: Option<u64>, offset: u64, bytes: &mut [u8]) {
+    let place = flip.and_then(|flip| flip.checked_sub(offset));
+    if let Some(byte) = place.and_then(|place| bytes.get_mut(place as usize)) {
+        *byte ^= 0x80;
+    }
+}

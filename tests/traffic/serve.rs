@@ -1,0 +1,87 @@
+//! Owns the workload `serve`: an echo server for clients in other processes, made the way that some real ones are.
+
+use std::collections::HashMap;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::thread;
+
+use anyhow::{Context, Result};
+
+use crate::options::{Family, Mode};
+use crate::run::listen;
+use crate::sys::{self, Epoll, Pipe};
+
+const LISTENER: u64 = u64::MAX;
+const BUFFER: usize = 1 << 16;
+
+/// Prints where it listens and serves until it is killed, or standard input ends.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Of the listening socket
+    #[arg(long, value_enum, default_value = "nonblocking")]
+    listener: Mode,
+    /// Of the sockets that it accepts
+    #[arg(long, value_enum, default_value = "nonblocking")]
+    accepted: Mode,
+    /// Read by splice(2) through a pipe instead of recv
+    #[arg(long)]
+    splice: bool,
+    #[arg(long, value_enum, default_value = "v4")]
+    family: Family,
+}
+
+pub fn main(options: Options) -> Result<()> {
+    let (listener, target) = listen(options.family, 0, options.listener == Mode::Nonblocking)?;
+    let mut epoll = Epoll::new()?;
+    epoll.add(&listener, sys::IN, LISTENER)?;
+    let mut pipe = options.splice.then(Pipe::new).transpose()?;
+    let mut streams = HashMap::new();
+    let mut events = Vec::new();
+    thread::spawn(|| {
+        // The end of standard input is the end of the server; what comes before it does not matter.
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        println!("ok");
+        std::process::exit(0);
+    });
+    println!("address={target}");
+    for token in 0.. {
+        events.clear();
+        epoll.wait(-1, &mut events)?;
+        for (ready, _) in events.drain(..) {
+            if ready == LISTENER {
+                let (stream, _) = listener.accept(options.accepted == Mode::Nonblocking)?;
+                epoll.add(&stream, sys::IN, token)?;
+                streams.insert(token, stream);
+            } else if !echo(&streams[&ready], pipe.as_mut())? {
+                streams.remove(&ready);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Sends back what one read brings; false at the end of the connection.
+fn echo(stream: &TcpStream, pipe: Option<&mut Pipe>) -> Result<bool> {
+    let mut buffer = [0; BUFFER];
+    let read = match pipe {
+        Some(pipe) => pipe.splice_from(stream, &mut buffer),
+        None => (&*stream).read(&mut buffer),
+    };
+    let mut rest = match read {
+        Ok(0) => return Ok(false),
+        Ok(count) => &buffer[..count],
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(false),
+        Err(error) => return Err(error).context("failed to read a request"),
+    };
+    while !rest.is_empty() {
+        match (&*stream).write(rest) {
+            Ok(count) => rest = &rest[count..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                sys::wait_for(stream, sys::OUT, -1)?;
+            }
+            Err(error) => return Err(error).context("failed to send an answer"),
+        }
+    }
+    Ok(true)
+}
