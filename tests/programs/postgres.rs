@@ -1,0 +1,147 @@
+//! PostgreSQL: pgbench, COPY in both directions, and queries with small and large answers.
+
+use std::process::Command;
+
+use crate::compare::compare;
+use crate::stage::{Stage, digest, digest_of};
+
+const USER: &str = "postgres";
+const PORT: &str = "5432";
+const HOSTS: [&str; 2] = ["127.0.0.1", "::1"];
+
+/// Starts a PostgreSQL of its own, in its own folder, as the user that its package has made.
+fn start(stage: &mut Stage) {
+    let mut own = Command::new("install");
+    own.args(["-d", "-o", USER])
+        .arg(stage.path("sockets"))
+        .arg(stage.path("data"));
+    assert!(
+        own.status().is_ok_and(|status| status.success()),
+        "failed to make folders for {USER}"
+    );
+    let mut command = stage.command_as(USER, "initdb");
+    command.args([
+        "--no-sync",
+        "--auth",
+        "trust",
+        "--locale",
+        "C",
+        "--encoding",
+        "UTF8",
+    ]);
+    command
+        .args(["--username", USER, "--pgdata"])
+        .arg(stage.path("data"));
+    stage.run(command);
+    let mut command = stage.command_as(USER, "postgres");
+    command.args(["-p", PORT, "-D"]).arg(stage.path("data"));
+    for setting in [
+        "listen_addresses=127.0.0.1,::1",
+        &format!("unix_socket_directories={}", stage.path("sockets").display()),
+        "fsync=off",
+        "shared_buffers=64MB",
+    ] {
+        command.args(["-c", setting]);
+    }
+    stage.serve(command, &["127.0.0.1:5432", "[::1]:5432"]);
+}
+
+fn client(stage: &Stage, program: &str, host: &str) -> Command {
+    let mut command = stage.command(program);
+    command
+        .args(["-h", host, "-p", PORT, "-U", USER])
+        .env("PGDATABASE", USER);
+    command
+}
+
+fn psql(stage: &Stage, host: &str, commands: &[&str]) -> String {
+    let mut command = client(stage, "psql", host);
+    command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"]);
+    for line in commands {
+        command.args(["-c", line]);
+    }
+    stage.run(command).join("\n")
+}
+
+/// A given number of transactions; pgbench says how many of them failed.
+fn pgbench(stage: &mut Stage, host: &str, arguments: &str) {
+    let mut command = client(stage, "pgbench", host);
+    command.args(arguments.split(' '));
+    for line in stage.run(command) {
+        if line.starts_with("number of") {
+            stage.answer(arguments, line);
+        } else if let Some(rate) = line.strip_prefix("tps = ") {
+            let rate = rate.split(' ').next().unwrap_or_default();
+            stage.rate(&format!("transactions per second ({host} {arguments})"), rate);
+        }
+    }
+}
+
+#[test]
+fn postgres_runs_pgbench() {
+    let totals = compare("pgbench", |stage| {
+        start(stage);
+        stage.accelerate();
+        for host in HOSTS {
+            pgbench(stage, host, "--initialize --quiet --no-vacuum --scale 1");
+            pgbench(
+                stage,
+                host,
+                "--no-vacuum --select-only --client 8 --transactions 2000",
+            );
+            pgbench(
+                stage,
+                host,
+                "--no-vacuum --select-only --protocol prepared --client 8 --transactions 2000",
+            );
+            pgbench(stage, host, "--no-vacuum --client 4 --transactions 200");
+            let rows = psql(
+                stage,
+                host,
+                &["select count(*), sum(abalance) from pgbench_accounts"],
+            );
+            stage.answer("accounts", rows.split('|').next().unwrap_or_default());
+            let history = psql(stage, host, &["select count(*) from pgbench_history"]);
+            stage.answer("history", history);
+        }
+        assert_eq!(stage.complaints("ERROR"), Vec::<String>::new());
+        assert_eq!(stage.complaints("FATAL"), Vec::<String>::new());
+    });
+    totals.assert_admitted();
+}
+
+#[test]
+fn postgres_copies_and_answers_queries() {
+    let totals = compare("psql", |stage| {
+        start(stage);
+        let rows: String = (0..200_000u64)
+            .map(|row| format!("{row}\t{:032x}\n", row.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
+            .collect();
+        stage.file("rows", &rows);
+        stage.accelerate();
+        for host in HOSTS {
+            let small: Vec<_> = (0..30)
+                .map(|number| format!("select {number}, repeat('x', {number})"))
+                .collect();
+            let mut queries: Vec<_> = small.iter().map(String::as_str).collect();
+            queries.extend([
+                "drop table if exists rows",
+                "create table rows (number bigint, text text)",
+                r"\copy rows from 'rows'",
+                "select count(*), sum(number), md5(string_agg(text, ',' order by number)) from rows",
+                "select * from rows order by number desc",
+                "select repeat(md5('one large value'), 500000)",
+                r"\copy rows to 'copied'",
+            ]);
+            let answers = psql(stage, host, &queries);
+            stage.answer(host, digest_of(answers.as_bytes()));
+            assert_eq!(
+                digest(&stage.path("copied")),
+                digest_of(rows.as_bytes()),
+                "COPY differs at {host}"
+            );
+        }
+        assert_eq!(stage.complaints("ERROR"), Vec::<String>::new());
+    });
+    totals.assert_admitted();
+}
