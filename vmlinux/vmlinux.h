@@ -517,6 +517,7 @@ struct file {
 };
 
 struct task_struct {
+	unsigned int flags;
 	struct task_struct *group_leader;
 	char comm[16];
 	struct files_struct *files;

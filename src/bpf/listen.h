@@ -58,13 +58,18 @@ static __always_inline enum accepts accepts_of(struct listener *listener, __u32 
 	return file && is_nonblocking(file) ? ACCEPTS_NONBLOCKING : ACCEPTS_UNKNOWN;
 }
 
-/* An accepted socket that sends shows what its program makes of its sockets. */
-static __always_inline void listener_learn(struct bpf_sock_ops *ctx, struct file *file)
+/* An accepted socket that sends shows what its program makes of its sockets. The running thread is the sender if it owns the
+ * socket's lock; it may have an io_uring where the thread that listens has none.
+ */
+static __always_inline void listener_learn(struct bpf_sock_ops *ctx, struct sock *sock, struct file *file)
 {
 	struct listener *listener = listener_of(ctx);
 
-	if (listener)
-		listener->accepts = is_nonblocking(file) ? ACCEPTS_NONBLOCKING : ACCEPTS_BLOCKING;
+	if (!listener)
+		return;
+	listener->accepts = is_nonblocking(file) ? ACCEPTS_NONBLOCKING : ACCEPTS_BLOCKING;
+	if (sock->sk_lock.owned && has_io_uring(bpf_get_current_task_btf()))
+		listener->exclusion = COUNTER_REFUSED_IO_URING;
 }
 
 #endif

@@ -14,6 +14,8 @@
 /* Macros of the kernel's headers, which BTF does not carry. */
 #define S_IFMT 0170000
 #define S_IFSOCK 0140000
+/* The task flag of io_uring's own threads, which work in the name of a program (linux/sched.h). */
+#define PF_IO_WORKER 0x10
 
 /* The registers of a system call, as the machines name them. */
 struct pt_regs___x86 {
@@ -31,7 +33,7 @@ static __always_inline void program_name(struct task_struct *task, struct progra
 
 static __always_inline bool has_io_uring(struct task_struct *task)
 {
-	return bpf_core_field_exists(task->io_uring) && task->io_uring;
+	return task->flags & PF_IO_WORKER || (bpf_core_field_exists(task->io_uring) && task->io_uring);
 }
 
 /* Why the connections of a program are not inserted; 0 if they may be. */

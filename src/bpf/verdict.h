@@ -79,10 +79,12 @@ static __always_inline enum counter limit_of(struct end *end, struct sock *mate,
 	return COUNTER_MESSAGES_REDIRECTED;
 }
 
-/* One of the two programs has turned its socket to blocking. If that is the connecting one, it will do so again. */
-static __always_inline enum counter turn_back(struct flow *flow, bool connecting)
+/* One of the two programs has turned its socket to blocking. If that is the connecting one, and it may have met an error
+ * in a blocking recv meanwhile, it would do so again.
+ */
+static __always_inline enum counter turn_back(struct flow *flow, bool shun)
 {
-	if (connecting)
+	if (shun)
 		service_shun(flow, COUNTER_REFUSED_TURNS_BLOCKING);
 	refuse(flow, COUNTER_TCP_ONLY_BLOCKING);
 	return send_back(flow, COUNTER_DRAIN_BLOCKING);
@@ -128,11 +130,15 @@ static __always_inline enum counter observe(struct end *end, struct flow *flow, 
 	end->turns += turn;
 	end->observed_bytes += size;
 	if (file && !admit_any && !is_nonblocking(file)) {
-		turn_back(flow, !end->accepted);
+		/* A client that turns before it has sent or received anything leaves with this send: its next ones may stay. */
+		turn_back(flow, !end->accepted && (end->observed > 1 || own->rcv_nxt != end->own.ack));
 		return COUNTER_MESSAGES_TCP_ONLY;
 	}
-	if (has_io_uring(bpf_get_current_task_btf()))
+	if (has_io_uring(bpf_get_current_task_btf())) {
+		if (!end->accepted)
+			service_shun(flow, COUNTER_REFUSED_IO_URING);
 		return refuse(flow, COUNTER_TCP_ONLY_SPECIAL);
+	}
 	if (end->observed < flow->observe)
 		return COUNTERS;
 	pattern = pattern_of(end);

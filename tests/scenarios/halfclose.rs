@@ -26,14 +26,14 @@ pub const SCENARIOS: &[Scenario] = &[
 
 pub const LARGE: usize = 100_000;
 
-/// Once for each end, with a connection of its own.
+/// Once for each end, with a connection of its own. Both are warm before either begins: what a program does with the first
+/// may keep its later ones on TCP.
 pub fn both_ways(stage: &Stage, work: impl Fn(Socket, Socket)) {
-    let pair = stage.warm();
+    let [first, second] = [stage.warm(), stage.warm()];
     log("-- the client");
-    work(pair.client, pair.server);
-    let pair = stage.warm();
+    work(first.client, first.server);
     log("-- the server");
-    work(pair.server, pair.client);
+    work(second.server, second.client);
 }
 
 /// Counts SIGPIPE from now on, as a program without std's default would be killed by it.
