@@ -281,13 +281,11 @@ fn assert_known_differences(admit: &str, arguments: &[&str]) {
 
 /// Non-blocking programs see the differences of the table, and blocking ones hardly any.
 #[test]
-#[ignore = "docs/differences.md is not complete yet"]
 fn programs_see_the_known_differences_and_no_other() {
     assert_known_differences("default", &[]);
 }
 
 #[test]
-#[ignore = "docs/differences.md is not complete yet"]
 fn programs_see_the_known_differences_and_no_other_with_admit_any() {
     assert_known_differences("any", &["--admit", "any"]);
 }

@@ -160,6 +160,18 @@ static __always_inline enum counter give_up(struct bpf_sock_ops *ctx, struct end
 	return COUNTERS;
 }
 
+/* close() has unlinked the socket and is sending its FIN. TCP would send a reset if something was unread; here that is in the
+ * psock's queue, which nobody reads any more, and it counts as received until it is freed. With a shut window the mate
+ * would wait for a minute: the FIN opens it, and what the mate then sends is answered with a reset.
+ */
+static __always_inline void forget_unread(struct bpf_sock_ops *ctx, struct sock *sock)
+{
+	int room = 1 << 30;
+
+	if (sock->sk_backlog.rmem_alloc.counter)
+		bpf_setsockopt(ctx, SOL_SOCKET, SO_RCVBUF, &room, sizeof(room));
+}
+
 /* One look at an end: the header-length and round-trip callbacks. */
 static __always_inline void attend(struct bpf_sock_ops *ctx)
 {
@@ -195,7 +207,7 @@ static __always_inline void attend(struct bpf_sock_ops *ctx)
 	}
 	psock = psock_of(sock_of(tcp));
 	if (!psock) {
-		/* close() has unlinked the socket and is sending its FIN. */
+		forget_unread(ctx, sock_of(tcp));
 		flow_release(end);
 		callbacks_drop(ctx, end);
 		return;

@@ -9,7 +9,6 @@
 #include "socket.h"
 
 /* Macros of the kernel's headers, which BTF does not carry (asm-generic/socket.h, linux/tcp.h, errno). */
-#define SOL_SOCKET 1
 #define SO_OOBINLINE 10
 #define SO_RCVLOWAT 18
 #define SO_TIMESTAMP_OLD 29

@@ -9,6 +9,8 @@
 #define AF_INET 2
 #define AF_INET6 10
 #define O_NONBLOCK 04000
+#define SOL_SOCKET 1
+#define SO_RCVBUF 8
 #define SOL_TCP 6
 #define IPPROTO_TCP 6
 /* The low bits of sk_user_data are flags, and one says that the rest points to a psock (include/net/sock.h,
