@@ -20,6 +20,11 @@ const DRAIN_STEP: Duration = Duration::from_millis(20);
 /// How long ends may take to leave the map once nothing is queued any more; those in use stay, and are harmless.
 const LEAVE_TIME: Duration = Duration::from_millis(500);
 
+/// What blocking programs can notice of acceleration, for those who ask for it.
+const BLOCKING_DIFFERENCES: &str = "note: with --admit any, a blocking recv on an accelerated connection can return EAGAIN on a \
+    reset, a signal, a shutdown by another thread, room for a writer or data that another reader took, and MSG_WAITALL can return \
+    short (docs/differences.md, Blocking calls)";
+
 /// A request to stop: SIGINT, SIGTERM or SIGHUP.
 struct StopSignal;
 
@@ -37,6 +42,9 @@ pub fn run(args: &RunArgs) -> Result<()> {
     datapath
         .attach(cgroup.fd(), &coverage(args))
         .with_context(|| format!("failed to attach to cgroup {}", cgroup.path().display()))?;
+    if args.admit == Admit::Any {
+        announce(BLOCKING_DIFFERENCES)?;
+    }
     announce(&ready_line(args, &cgroup))?;
 
     let watched = watch(args, &cgroup, &datapath, &signals);

@@ -74,8 +74,10 @@ fn blocking_programs_stay_on_tcp_and_the_reason_is_counted() {
 }
 
 #[test]
-fn blocking_programs_are_admitted_on_demand() {
-    assert_bypassed(echo(&["--admit", "any"], &["--mode", "blocking"]));
+fn blocking_programs_are_admitted_on_demand_and_what_that_means_is_said() {
+    let (carried, report) = echo(&["--admit", "any"], &["--mode", "blocking"]);
+    assert!(report.stdout[0].contains("EAGAIN"), "{}", report.transcript);
+    assert_bypassed((carried, report));
 }
 
 #[test]

@@ -16,22 +16,31 @@ fn serve(arena: &Arena, program: &Path, arguments: &[&str]) -> (Traffic, String)
     (server, address["address=".len()..].to_owned())
 }
 
-/// One non-blocking client after the other, each with 200 round trips.
-fn dial(arena: &Arena, address: &str, clients: usize) {
-    for _ in 0..clients {
-        arena
-            .traffic(&["dial", address, "--count", "200", "--size", "100"])
-            .finish();
-    }
+/// A client with these options and 200 round trips.
+fn dial_with(arena: &Arena, address: &str, options: &[&str]) {
+    let arguments = [&["dial", address, "--count", "200", "--size", "100"], options].concat();
+    arena.traffic(&arguments).finish();
 }
 
-/// What the tool counted of clients of a server of the given kind.
-fn talk(server: &[&str], clients: usize) -> ToolReport {
+/// One client that does not block after the other.
+fn dial(arena: &Arena, address: &str, clients: usize) {
+    (0..clients).for_each(|_| dial_with(arena, address, &[]));
+}
+
+/// What the tool counted of clients with these options, one after the other, of a server with those.
+fn talk_to(server: &[&str], clients: &[&[&str]]) -> ToolReport {
     let arena = Arena::new();
     let tool = Tool::start(&arena, &[]);
     let (_server, address) = serve(&arena, &Traffic::program(), server);
-    dial(&arena, &address, clients);
+    for options in clients {
+        dial_with(&arena, &address, options);
+    }
     tool.stop()
+}
+
+/// As `talk_to`, for so many clients that do not block.
+fn talk(server: &[&str], clients: usize) -> ToolReport {
+    talk_to(server, &vec![&[] as &[&str]; clients])
 }
 
 /// The workloads under another name, which its processes then have.
@@ -109,6 +118,40 @@ fn a_server_that_turns_its_sockets_to_blocking_is_kept_out_after_one_connection(
         report.transcript
     );
     assert_eq!(report.counter("refused_service"), 1, "{}", report.transcript);
+    assert_eq!(report.counter("messages_redirected"), 0, "{}", report.transcript);
+}
+
+/// As libraries connect that have a timeout for it only. It has left when it first waits in recv, so nothing is to be feared
+/// of such clients, and others of the same service are not kept off.
+#[test]
+fn a_client_that_turns_to_blocking_before_it_sends_keeps_nobody_off() {
+    let turns: &[&str] = &["--turn", "connected"];
+    let report = talk_to(&[], &[turns, turns, &[]]);
+    let count = |name| report.counter(name);
+    assert_eq!(count("tcp_only_blocking"), 2, "{}", report.transcript);
+    assert_eq!(count("refused_turns_blocking"), 0, "{}", report.transcript);
+    assert_eq!(count("admitted_request_response"), 1, "{}", report.transcript);
+}
+
+/// It could wait in recv while it is in the map, and the next one would.
+#[test]
+fn clients_that_turn_to_blocking_later_are_kept_out_from_then_on() {
+    let report = talk_to(&[], &[&["--turn", "answered"], &[]]);
+    let count = |name| report.counter(name);
+    assert_eq!(count("tcp_only_blocking"), 1, "{}", report.transcript);
+    assert_eq!(count("refused_turns_blocking"), 1, "{}", report.transcript);
+    assert_eq!(count("messages_redirected"), 0, "{}", report.transcript);
+}
+
+/// io_uring goes on with a large send at the wrong place where a mapped socket took a part of it.
+#[test]
+fn programs_with_an_io_uring_stay_on_tcp() {
+    let report = talk_to(&[], &[&["--io-uring"]]);
+    assert_eq!(report.counter("refused_io_uring"), 1, "{}", report.transcript);
+    assert_eq!(report.counter("ends_inserted"), 0, "{}", report.transcript);
+
+    let report = talk_to(&["--io-uring"], &[&[], &[]]);
+    assert!(report.counter("refused_io_uring") >= 1, "{}", report.transcript);
     assert_eq!(report.counter("messages_redirected"), 0, "{}", report.transcript);
 }
 

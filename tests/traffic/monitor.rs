@@ -143,8 +143,9 @@ impl EndState {
             Err(error) => error.to_string(),
         };
         let note = self.note.lock().map(|text| text.clone()).unwrap_or_default();
+        let tcp = sys::sending(self.fd.load(Relaxed)).unwrap_or_else(|error| error.to_string());
         format!(
-            "sent {} received {} {:?} {} FIONREAD {unread} last events {:#x} {note}",
+            "sent {} received {} {:?} {} FIONREAD {unread} last events {:#x} {note}, TCP: {tcp}",
             self.sent.load(Relaxed),
             self.received.load(Relaxed),
             self.stage(),

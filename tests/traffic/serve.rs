@@ -26,12 +26,16 @@ pub struct Options {
     /// Read by splice(2) through a pipe instead of recv
     #[arg(long)]
     splice: bool,
+    /// Make an io_uring once it listens
+    #[arg(long)]
+    io_uring: bool,
     #[arg(long, value_enum, default_value = "v4")]
     family: Family,
 }
 
 pub fn main(options: Options) -> Result<()> {
     let (listener, target) = listen(options.family, 0, options.listener == Mode::Nonblocking)?;
+    let _ring = options.io_uring.then(sys::io_uring).transpose()?;
     let mut epoll = Epoll::new()?;
     epoll.add(&listener, sys::IN, LISTENER)?;
     let mut pipe = options.splice.then(Pipe::new).transpose()?;

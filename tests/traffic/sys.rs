@@ -216,6 +216,15 @@ pub fn send(stream: &TcpStream, bytes: &[u8], flags: i32) -> io::Result<usize> {
     usize::try_from(count).map_err(|_| io::Error::last_os_error())
 }
 
+/// An io_uring that does nothing.
+pub fn io_uring() -> io::Result<OwnedFd> {
+    // struct io_uring_params (linux/io_uring.h), whose members may all be 0.
+    let mut parameters = [0_u32; 30];
+    // SAFETY: the kernel reads and writes the structure, which outlives the call.
+    let ring = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, parameters.as_mut_ptr()) };
+    owned(ring as RawFd)
+}
+
 pub fn change(stream: &TcpStream, change: Change) -> io::Result<()> {
     match change {
         Change::Blocking => stream.set_nonblocking(false),
@@ -267,6 +276,28 @@ pub fn unread(fd: RawFd) -> io::Result<usize> {
     // SAFETY: FIONREAD writes one int.
     check(unsafe { libc::ioctl(fd, libc::FIONREAD, &mut bytes) })?;
     Ok(bytes as usize)
+}
+
+/// What TCP has to send and what it waits for: the names and places in struct tcp_info (linux/tcp.h).
+const SENDING: [(&str, usize); 5] = [
+    ("unacknowledged segments", 24),
+    ("unsent bytes", 144),
+    ("window", 228),
+    ("retransmission timeout in microseconds", 8),
+    ("retransmissions", 100),
+];
+
+/// The sending side of a socket in a line, for whoever looks for the cause of a stall.
+pub fn sending(fd: RawFd) -> io::Result<String> {
+    let mut info = [0_u8; 232];
+    let mut length = info.len() as libc::socklen_t;
+    let bytes = info.as_mut_ptr().cast();
+    // SAFETY: the kernel writes no more than `length` bytes, and a shorter structure leaves zeros.
+    check(unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, bytes, &mut length) })?;
+    let value = |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
+    let mut words = vec![format!("backoff {}", info[4])];
+    words.extend(SENDING.map(|(name, at)| format!("{name} {}", value(at))));
+    Ok(words.join(", "))
 }
 
 /// A pipe that takes what is spliced from a socket.
