@@ -460,6 +460,7 @@ struct sock {
 	} sk_backlog;
 	int sk_rcvbuf;
 	int sk_sndbuf;
+	u8 sk_userlocks;
 	union {
 		struct socket_wq *sk_wq;
 	};
@@ -609,9 +610,18 @@ struct ns_common {
 	unsigned int inum;
 };
 
+struct netns_ipv4 {
+	int sysctl_tcp_rmem[3];
+};
+
 struct net {
 	struct ns_common ns;
 	u64 net_cookie;
+	struct netns_ipv4 ipv4;
+};
+
+struct proto {
+	long unsigned int *memory_pressure;
 };
 
 struct cgroup {

@@ -30,8 +30,8 @@ const volatile __u32 one_way_drain = 64;
  * that sends through TCP is slower than one that has left it.
  */
 const volatile __u32 gain_messages = 128;
-/* Law 6: the most that one receive queue may hold, beside half (to come back: a quarter) of its buffer size. */
-const volatile __u32 queue_bytes = 1 << 20;
+/* Law 6: the most that one receive queue may hold; half of it for a direction to come back from TCP. */
+const volatile __u32 queue_bytes = 1 << 21;
 const volatile __u32 queue_messages = 512;
 /* Redirected messages by which an insertion has paid for itself. */
 const volatile __u32 worth_messages = 8;

@@ -217,9 +217,11 @@ enum counter {
 	COUNTER_MESSAGES_MATE_CLOSING,
 	/* earlier bytes are still on their way through TCP (law 5); */
 	COUNTER_MESSAGES_ORDER,
-	/* the receive queue holds its share of bytes, or of messages (law 6). */
+	/* the receive queue holds its share of bytes, or of messages (law 6), */
 	COUNTER_MESSAGES_LIMIT_BYTES,
 	COUNTER_MESSAGES_LIMIT_COUNT,
+	/* or something, while the kernel is short of memory for TCP. */
+	COUNTER_MESSAGES_MEMORY,
 	/* A verdict that found its own end gone while a redirect was in place: refused, as the one safe answer. */
 	COUNTER_MESSAGES_DROPPED,
 	COUNTERS,
@@ -256,6 +258,11 @@ struct end {
 	enum via via;
 	/* Why the last message went the way it went, as its messages_* counter. */
 	enum counter reason;
+	/* A message of the bulk size went through TCP though the flow may be redirected: the write queue should be short.
+	 * And TCP_NOTSENT_LOWAT, as set for that, or 0.
+	 */
+	__u32 bulk;
+	__u32 unsent;
 	/* Messages below the bulk size sent in a row without an answer. */
 	__u32 one_way;
 	/* Messages of the admitted flow in the present round of gain_messages, and how many of them were redirected. */

@@ -61,19 +61,33 @@ static __always_inline __u64 queued_messages(struct end *end, __u32 queued)
 	return end->sent.messages - end->older.messages;
 }
 
-/* Law 6: half of the receive buffer is the line; above all of it the kernel drops segments and the connection waits for
- * retransmission timers. A direction comes back below a quarter.
+/* The kernel is short of memory for TCP: a redirect may fail with ENOMEM, which no send on TCP does. */
+static __always_inline bool is_memory_short(struct sock *sock)
+{
+	unsigned long *since = sock->__sk_common.skc_prot->memory_pressure, pressure = 0;
+
+	return since && !bpf_probe_read_kernel(&pressure, sizeof(pressure), since) && pressure;
+}
+
+/* Law 6: what the receiver has set with SO_RCVBUF holds, or else half of what TCP may let the buffer grow to. The buffer as
+ * it is says nothing, as it grows with what is read from TCP. Below its least size a queue gets memory in any case.
  */
 static __always_inline enum counter limit_of(struct end *end, struct sock *mate, struct sk_psock *psock,
 					     __u32 size)
 {
 	__u32 shift = end->via == VIA_REDIRECT ? 1 : 2;
-	__s64 bytes = mate->sk_rcvbuf >> shift;
+	struct netns_ipv4 *limits = &mate->__sk_common.skc_net.net->ipv4;
+	__s64 queued = mate->sk_backlog.rmem_alloc.counter;
+	__s64 bytes = limits->sysctl_tcp_rmem[2] >> shift;
 
-	if (bytes > queue_bytes)
-		bytes = queue_bytes;
-	if (mate->sk_backlog.rmem_alloc.counter + (__s64)size > bytes)
+	if (BPF_CORE_READ_BITFIELD(mate, sk_userlocks) & SOCK_RCVBUF_LOCK)
+		bytes = mate->sk_rcvbuf >> shift;
+	if (bytes > queue_bytes >> (shift - 1))
+		bytes = queue_bytes >> (shift - 1);
+	if (queued + size > bytes)
 		return COUNTER_MESSAGES_LIMIT_BYTES;
+	if (queued >= limits->sysctl_tcp_rmem[0] && is_memory_short(mate))
+		return COUNTER_MESSAGES_MEMORY;
 	if (queued_messages(end, psock->msg_tot_len) >= queue_messages >> (shift - 1))
 		return COUNTER_MESSAGES_LIMIT_COUNT;
 	return COUNTER_MESSAGES_REDIRECTED;
@@ -267,6 +281,7 @@ static __always_inline int verdict(struct sk_msg_md *msg)
 		count_many(COUNTER_BYTES_REDIRECTED, msg->size);
 	} else {
 		end->via = VIA_TCP;
+		end->bulk |= msg->size >= bulk_bytes;
 		count_many(COUNTER_BYTES_TCP, msg->size);
 	}
 	return SK_PASS;
