@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::builder::PossibleValue;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::kernel::SafetyCheck;
+use crate::bench::{External, Filter, Job};
+use crate::kernel::{SafetyCheck, Tunable};
 use crate::ports::PortSet;
 use crate::programs::Programs;
 
@@ -27,6 +28,11 @@ pub enum Command {
     Run(RunArgs),
     /// Check whether `run` would start here, and say what each check means; the exit status is 1 if it would not
     Doctor(DoctorArgs),
+    /// Measure plain TCP, a Unix socket and accelerated TCP side by side on this machine, in cgroups of its own
+    Bench(BenchArgs),
+    /// One process of a benchmark
+    #[command(hide = true)]
+    BenchWorker { job: Job },
 }
 
 /// The default of `--max-flows`.
@@ -95,6 +101,50 @@ pub struct DoctorArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct BenchArgs {
+    /// Make the cgroups of the benchmark below this one [default: the root of cgroup2]
+    #[arg(long, value_name = "DIR")]
+    pub cgroup: Option<PathBuf>,
+
+    /// All rows with shorter and fewer runs, in half a minute
+    #[arg(long)]
+    pub quick: bool,
+
+    /// How often each row is measured [default: 7, with --quick 3]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rounds: Option<u32>,
+
+    /// Only the rows that have this in their names
+    #[arg(long, value_name = "TEXT")]
+    pub filter: Option<Filter>,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// Print comma-separated values
+    #[arg(long, conflicts_with = "json")]
+    pub csv: bool,
+
+    /// Draw charts into this file, as SVG
+    #[arg(long, value_name = "FILE")]
+    pub plot: Option<PathBuf>,
+
+    /// Which programs to accelerate, as for `run`
+    #[arg(long, value_enum, default_value_t = Admit::Nonblocking)]
+    pub admit: Admit,
+
+    /// Give a tunable of the datapath another value; docs/benchmarks.md lists them
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    pub tunables: Vec<Tunable>,
+
+    /// Measure another accelerator instead: the command is run with the path of a cgroup as its last argument, prints a line
+    /// that begins with `ready`, and ends at SIGINT
+    #[arg(long, value_name = "CMD", conflicts_with_all = ["admit", "tunables"])]
+    pub external: Option<External>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]

@@ -16,6 +16,12 @@ impl Counters {
         counter.map_or(0, |(_, value)| *value)
     }
 
+    /// The counters that are not 0.
+    pub fn counted(&self) -> impl Iterator<Item = (&str, u64)> {
+        let counted = self.0.iter().filter(|(_, value)| *value > 0);
+        counted.map(|(name, value)| (name.as_str(), *value))
+    }
+
     /// What was counted since an earlier reading.
     pub fn since(&self, earlier: &Self) -> Self {
         let pairs = self.0.iter().zip(&earlier.0);
@@ -28,8 +34,10 @@ impl Counters {
 
     /// The counters that are not 0, in one line.
     pub fn in_a_line(&self) -> String {
-        let counted = self.0.iter().filter(|(_, value)| *value > 0);
-        let pairs: Vec<_> = counted.map(|(name, value)| format!("{name} {value}")).collect();
+        let pairs: Vec<_> = self
+            .counted()
+            .map(|(name, value)| format!("{name} {value}"))
+            .collect();
         if pairs.is_empty() {
             return "nothing was counted".to_owned();
         }
@@ -40,9 +48,8 @@ impl Counters {
 /// A line for each counter that is not 0: its name and its value.
 impl fmt::Display for Counters {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let counted = || self.0.iter().filter(|(_, value)| *value > 0);
-        let width = counted().map(|(name, _)| name.len()).max().unwrap_or(0);
-        for (name, value) in counted() {
+        let width = self.counted().map(|(name, _)| name.len()).max().unwrap_or(0);
+        for (name, value) in self.counted() {
             writeln!(out, "{name:width$} {value}")?;
         }
         Ok(())

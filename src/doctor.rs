@@ -26,6 +26,7 @@ pub fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
     let options = kernel::Options {
         admit_blocking: false,
         max_flows: DEFAULT_FLOWS,
+        tunables: Vec::new(),
     };
     let mut storage = kernel::Storage::uninit();
     let (mut report, ready) = checks::check_all(args.cgroup.as_deref(), &options, &mut storage);

@@ -1,11 +1,13 @@
 //! The command line: parses it, runs what it asks for, and prints an error once.
 
+mod bench;
 mod cgroup;
 mod checks;
 mod cli;
 mod counters;
 mod doctor;
 mod kernel;
+mod output;
 mod ports;
 mod privilege;
 mod programs;
@@ -50,6 +52,8 @@ fn main() -> ExitCode {
     let done = match cli.command.unwrap_or(Command::Run(cli.run)) {
         Command::Run(args) => run::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Doctor(args) => doctor::doctor(&args),
+        Command::Bench(args) => bench::bench(&args),
+        Command::BenchWorker { job } => bench::work(&job).map(|()| ExitCode::SUCCESS),
     };
     match done {
         Ok(status) => status,

@@ -64,6 +64,7 @@ fn options(args: &RunArgs) -> kernel::Options {
     kernel::Options {
         admit_blocking: args.admit == Admit::Any,
         max_flows: args.max_flows,
+        tunables: Vec::new(),
     }
 }
 

@@ -4,6 +4,7 @@ mod connection;
 mod requirements;
 mod selftest;
 mod sys;
+mod tunables;
 
 /// What libbpf-cargo makes of `src/bpf/sockredir.bpf.c`.
 #[allow(clippy::all, dead_code, reason = "generated")]
@@ -30,6 +31,7 @@ use skeleton::{SockredirSkel, SockredirSkelBuilder, types};
 pub use requirements::check as check_requirements;
 pub use selftest::{SafetyCheck, SelfTest};
 pub use sys::{libbpf_version, try_lock};
+pub use tunables::Tunable;
 
 /// What the datapath is loaded with.
 #[derive(Debug)]
@@ -37,6 +39,8 @@ pub struct Options {
     pub admit_blocking: bool,
     /// The most flows to follow at a time.
     pub max_flows: u32,
+    /// Values that differ from those of the source.
+    pub tunables: Vec<Tunable>,
 }
 
 /// Which connections of a cgroup are followed: those with one of the ports, none of the excluded ones, and no excluded
@@ -107,6 +111,15 @@ pub fn message_programs() -> Vec<String> {
     distinct.into_iter().collect()
 }
 
+/// The names of the programs that see the TCP connections of a cgroup, whether attached to it or above it.
+pub fn programs_over(cgroup: RawFd) -> Result<Vec<String>> {
+    let ids = sys::effective_programs(cgroup).context("failed to ask which programs a cgroup has")?;
+    let programs = ProgInfoIter::default().filter(|program| ids.contains(&program.id));
+    Ok(programs
+        .map(|program| program.name.to_string_lossy().into_owned())
+        .collect())
+}
+
 impl<'a> Datapath<'a> {
     /// Loads the programs and attaches them to the socket map. Nothing enters the map before [`Self::attach`].
     pub fn load(options: &Options, storage: &'a mut Storage) -> Result<Self, Finding> {
@@ -125,6 +138,7 @@ impl<'a> Datapath<'a> {
             .context("the datapath's object has no options")?;
         rodata.admit_any = options.admit_blocking;
         rodata.splice_call = libc::SYS_splice as u32;
+        tunables::set(&mut open, &options.tunables)?;
         open.maps
             .sockredir_map
             .set_max_entries(options.max_flows * 2)

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::mem;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd as _, OwnedFd, RawFd};
 use std::time::Duration;
 
 /// The process begins in the cgroup `clone_args::cgroup` (linux/sched.h; libc's constant is too narrow).
@@ -38,6 +38,25 @@ pub fn try_lock(folder: &File) -> io::Result<bool> {
     } else {
         Err(error)
     }
+}
+
+/// The ids of the sockops programs in effect for a cgroup: its own, and those above it.
+pub fn effective_programs(cgroup: RawFd) -> io::Result<Vec<u32>> {
+    let mut ids = vec![0u32; 64];
+    let mut count = ids.len() as u32;
+    // SAFETY: the kernel writes at most as many ids as the count says, to a buffer that outlives the call.
+    check(unsafe {
+        libbpf_sys::bpf_prog_query(
+            cgroup,
+            libbpf_sys::BPF_CGROUP_SOCK_OPS,
+            libbpf_sys::BPF_F_QUERY_EFFECTIVE,
+            std::ptr::null_mut(),
+            ids.as_mut_ptr(),
+            &raw mut count,
+        )
+    })?;
+    ids.truncate(count as usize);
+    Ok(ids)
 }
 
 /// Non-blocking TCP sockets that belong to a cgroup: a process is started there that makes them. It shares the table of

@@ -1,0 +1,97 @@
+//! What the accelerated column is accelerated by: this tool's own datapath, or a command of the user's.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+
+use super::external::{External, Running};
+use super::rounds::EXCLUDED_PORTS;
+use crate::cgroup::Cgroup;
+use crate::checks;
+use crate::cli::{Admit, BenchArgs, DEFAULT_FLOWS};
+use crate::counters::Counters;
+use crate::kernel::{self, Datapath};
+use crate::ports::PortSet;
+
+pub enum Accelerator<'a> {
+    Own {
+        datapath: Box<Datapath<'a>>,
+        /// Keeps other instances off.
+        _cgroup: Cgroup,
+    },
+    External {
+        running: Running,
+        name: String,
+    },
+}
+
+impl<'a> Accelerator<'a> {
+    /// Starts it on a cgroup; our own one passes the checks of `run` before.
+    pub fn start(args: &BenchArgs, cgroup: &Path, storage: &'a mut kernel::Storage) -> Result<Self> {
+        match &args.external {
+            Some(external) => Self::start_external(external, cgroup),
+            None => Self::start_own(args, cgroup, storage),
+        }
+    }
+
+    fn start_external(external: &External, cgroup: &Path) -> Result<Self> {
+        Ok(Self::External {
+            running: external.start(cgroup)?,
+            name: external.name.clone(),
+        })
+    }
+
+    fn start_own(args: &BenchArgs, cgroup: &Path, storage: &'a mut kernel::Storage) -> Result<Self> {
+        let options = kernel::Options {
+            admit_blocking: args.admit == Admit::Any,
+            max_flows: DEFAULT_FLOWS,
+            tunables: args.tunables.clone(),
+        };
+        let (report, ready) = checks::check_all(Some(cgroup), &options, storage);
+        report.demand(&[])?;
+        let (cgroup, mut datapath) = ready.map_err(|check| anyhow!("{check} failed"))?;
+        let (first, last) = EXCLUDED_PORTS;
+        let excluded: PortSet = format!("{first}-{last}")
+            .parse()
+            .map_err(|error| anyhow!("{error}"))?;
+        let coverage = kernel::Coverage {
+            ports: PortSet::all(),
+            exclude_ports: excluded,
+            exclude_programs: Vec::new(),
+        };
+        datapath
+            .attach(cgroup.fd(), &coverage)
+            .with_context(|| format!("failed to attach to cgroup {}", cgroup.path().display()))?;
+        Ok(Self::Own {
+            datapath: Box::new(datapath),
+            _cgroup: cgroup,
+        })
+    }
+
+    /// That of its column.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Own { .. } => "sockredir",
+            Self::External { name, .. } => name,
+        }
+    }
+
+    /// What it has counted so far, if it tells.
+    pub fn counters(&self) -> Result<Option<Counters>> {
+        match self {
+            Self::Own { datapath, .. } => datapath.counters().map(Some),
+            Self::External { .. } => Ok(None),
+        }
+    }
+
+    pub fn ensure_running(&mut self) -> Result<()> {
+        match self {
+            Self::External { running, name } => {
+                let is_running = running.is_running();
+                ensure!(is_running, "{name} has ended by itself, before the benchmark did");
+                Ok(())
+            }
+            Self::Own { .. } => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The results as they are printed: medians, ratios to plain TCP in the same round, and what can be said of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use super::cases::Case;
+use super::figures::{Figure, Figures};
+use super::host::{During, Host};
+use super::place::Processors;
+use super::rounds::{Lane, Outcome, Results};
+use super::statistics::{Spread, Verdict, noise};
+
+/// Changes with the meaning or the name of a member.
+pub const FORMAT: u32 = 1;
+
+#[derive(Debug, Serialize)]
+pub struct Report {
+    pub format: u32,
+    pub version: &'static str,
+    pub mode: &'static str,
+    pub rounds: u32,
+    pub window_ms: u64,
+    /// In the order in which they are shown; the last one is the accelerator's.
+    pub columns: [String; 3],
+    pub admit: &'static str,
+    pub tunables: BTreeMap<String, u32>,
+    pub host: Host,
+    pub during: During,
+    pub processors: Processors,
+    /// The processes had a network namespace of their own, without the firewall rules of the host.
+    pub private_network: bool,
+    pub notes: BTreeSet<String>,
+    pub rows: Vec<Row>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Row {
+    #[serde(flatten)]
+    pub case: Case,
+    /// What its ratios compare.
+    pub figure: Figure,
+    /// By how much plain TCP differs from itself.
+    pub noise: Option<f64>,
+    pub columns: BTreeMap<String, Column>,
+    /// Plain TCP a second time.
+    pub control: Column,
+}
+
+#[derive(Debug, Default, Serialize)]
+pub struct Column {
+    pub median: Figures,
+    /// To plain TCP in the same round: above 1 is better.
+    pub ratio: Option<Spread>,
+    /// The same of the CPU time for an operation, or for a byte of a stream.
+    pub cpu_ratio: Option<Spread>,
+    pub verdict: Option<Verdict>,
+    /// The share of the payload that the loopback interface did not see, where it saw that of plain TCP.
+    pub bypassed: Option<f64>,
+    /// Less was redirected than the row expects.
+    pub not_accelerated: bool,
+    pub limited: bool,
+    pub failure: Option<String>,
+    pub counters: BTreeMap<String, u64>,
+    pub rounds: Vec<Figures>,
+}
+
+impl Row {
+    pub fn of(results: Results, names: &[String; 3]) -> Self {
+        let figure = Figure::of(results.case.workload.0);
+        let controls = ratios(&results, Lane::Control, figure);
+        let noise = noise(&controls);
+        let mut columns = BTreeMap::new();
+        for (lane, name) in [Lane::Plain, Lane::Unix, Lane::Accelerated]
+            .into_iter()
+            .zip(names)
+        {
+            let outcome = results.lane(lane);
+            if !outcome.rounds.is_empty() || outcome.failure.is_some() {
+                columns.insert(name.clone(), column(&results, lane, noise));
+            }
+        }
+        Self {
+            figure,
+            noise,
+            columns,
+            control: column(&results, Lane::Control, None),
+            case: results.case,
+        }
+    }
+}
+
+impl Row {
+    pub fn has_failed(&self) -> bool {
+        self.columns.values().any(|column| column.failure.is_some())
+    }
+}
+
+fn column(results: &Results, lane: Lane, noise: Option<f64>) -> Column {
+    let Outcome {
+        rounds,
+        counters,
+        limited,
+        failure,
+    } = results.lane(lane);
+    let workload = results.case.workload.0;
+    let of = |figure| (lane != Lane::Plain).then(|| ratios(results, lane, figure));
+    let ratio = of(Figure::of(workload)).and_then(|ratios| Spread::of(&ratios));
+    let redirected = Figures::median(rounds).get(Figure::Redirected);
+    Column {
+        median: Figures::median(rounds),
+        ratio,
+        cpu_ratio: of(Figure::of_cpu(workload)).and_then(|ratios| Spread::of(&ratios)),
+        verdict: ratio.zip(noise).map(|(ratio, noise)| Verdict::of(&ratio, noise)),
+        bypassed: bypassed(results, lane),
+        not_accelerated: redirected.is_some_and(|share| share < results.case.least_redirected),
+        limited: *limited,
+        failure: failure.clone(),
+        counters: counters.clone(),
+        rounds: rounds.clone(),
+    }
+}
+
+/// Round by round: a lane against plain TCP.
+fn ratios(results: &Results, lane: Lane, figure: Figure) -> Vec<f64> {
+    let pairs = results
+        .lane(lane)
+        .rounds
+        .iter()
+        .zip(&results.lane(Lane::Plain).rounds);
+    pairs
+        .filter_map(|(this, plain)| figure.ratio(this, plain))
+        .collect()
+}
+
+fn bypassed(results: &Results, lane: Lane) -> Option<f64> {
+    if lane != Lane::Accelerated {
+        return None;
+    }
+    let carried = |lane| Figures::median(&results.lane(lane).rounds).get(Figure::LoopbackBytesPerByte);
+    let plain = carried(Lane::Plain).filter(|carried| *carried > 0.0)?;
+    Some((1.0 - carried(lane)? / plain).max(0.0))
+}
