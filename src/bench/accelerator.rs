@@ -26,7 +26,7 @@ pub enum Accelerator<'a> {
 }
 
 impl<'a> Accelerator<'a> {
-    /// Starts it on a cgroup; our own one passes the checks of `run` before.
+    /// Starts it on a cgroup; our own one only if `run` would start there.
     pub fn start(args: &BenchArgs, cgroup: &Path, storage: &'a mut kernel::Storage) -> Result<Self> {
         match &args.external {
             Some(external) => Self::start_external(external, cgroup),
@@ -42,14 +42,18 @@ impl<'a> Accelerator<'a> {
     }
 
     fn start_own(args: &BenchArgs, cgroup: &Path, storage: &'a mut kernel::Storage) -> Result<Self> {
-        let options = kernel::Options {
+        let mut options = kernel::Options {
             admit_blocking: args.admit == Admit::Any,
             max_flows: DEFAULT_FLOWS,
-            tunables: args.tunables.clone(),
+            tunables: Vec::new(),
         };
-        let (report, ready) = checks::check_all(Some(cgroup), &options, storage);
+        // The self-test counts on the values of the source.
+        let mut tested = kernel::Storage::uninit();
+        let (report, ready) = checks::check_all(Some(cgroup), &options, &mut tested);
         report.demand(&[])?;
-        let (cgroup, mut datapath) = ready.map_err(|check| anyhow!("{check} failed"))?;
+        let (cgroup, _) = ready.map_err(|check| anyhow!("{check} failed"))?;
+        options.tunables.clone_from(&args.tunables);
+        let mut datapath = Datapath::load(&options, storage)?;
         let (first, last) = EXCLUDED_PORTS;
         let excluded: PortSet = format!("{first}-{last}")
             .parse()

@@ -19,6 +19,9 @@ use super::worker::{Address, Location, Task};
 /// The ports that the accelerator is told to leave alone: below those that the kernel gives to clients.
 pub const EXCLUDED_PORTS: (u16, u16) = (20000, 20999);
 
+/// Everything is cleaned up on the way out.
+const INTERRUPTED: &str = "interrupted: nothing is left behind";
+
 /// A column, or the second measurement of plain TCP, which tells the noise.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Lane {
@@ -164,7 +167,7 @@ fn order(round: u32) -> [Lane; 4] {
 /// One run. What fails on plain TCP or a Unix socket ends the benchmark; of the accelerator it is a result.
 fn run(setup: &mut Setup<'_, '_>, row: &mut Results, lane: Lane, number: u32) -> Result<()> {
     if setup.interrupted.load(Ordering::Relaxed) {
-        bail!("interrupted");
+        bail!(INTERRUPTED);
     }
     let case = &row.case;
     let outcome = &mut row.lanes[lane as usize];
@@ -177,7 +180,7 @@ fn run(setup: &mut Setup<'_, '_>, row: &mut Results, lane: Lane, number: u32) ->
     let measured = measure(&task, address(case, lane, number), &locations(setup, case, lane));
     let (client, server) = match measured {
         Ok(reports) => reports,
-        Err(_) if setup.interrupted.load(Ordering::Relaxed) => bail!("interrupted"),
+        Err(_) if setup.interrupted.load(Ordering::Relaxed) => bail!(INTERRUPTED),
         Err(error) if lane == Lane::Accelerated => {
             outcome.failure = Some(format!("{error:#}"));
             return Ok(());

@@ -64,6 +64,15 @@ impl Peer {
         self.flush(buffers)
     }
 
+    /// Goes on with a message, or begins one; true if nothing is left of it.
+    pub fn send_on(&mut self, buffers: &Buffers) -> Result<bool> {
+        if self.is_sending() {
+            self.flush(buffers)
+        } else {
+            self.send(buffers)
+        }
+    }
+
     /// A message has been begun, and not all of it was taken.
     pub fn is_sending(&self) -> bool {
         self.outgoing > 0

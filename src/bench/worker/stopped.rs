@@ -25,7 +25,7 @@ const LOOK: u32 = 64;
 
 pub fn fill(task: &Task, address: &Address) -> Result<ClientReport> {
     let mut buffers = Buffers::new(task.size);
-    let before = kernel_memory()?;
+    let before = Memory::now()?;
     let mut peers = Vec::new();
     for _ in 0..task.connections {
         let mut peer = Peer::new(Socket::connect(address, task.manner())?, task.size);
@@ -33,8 +33,8 @@ pub fn fill(task: &Task, address: &Address) -> Result<ClientReport> {
         peers.push(peer);
     }
     let begin = Instant::now();
-    let limited = send_until_full(&mut peers, &buffers, before)?;
-    let memory = kernel_memory()?.saturating_sub(before);
+    let limited = send_until_full(&mut peers, &buffers)?;
+    let memory = Memory::now()?.kernel.saturating_sub(before.kernel);
     let taken: u64 = peers.iter().map(|peer| peer.sent - task.warm_up_bytes()).sum();
     say_farewell(task, address)?;
     let each = |total: u64| total as f64 / peers.len() as f64;
@@ -51,11 +51,7 @@ pub fn fill(task: &Task, address: &Address) -> Result<ClientReport> {
 /// Round trips, so that the connection is accelerated if it is to be.
 fn warm_up(task: &Task, peer: &mut Peer, buffers: &mut Buffers) -> Result<()> {
     for _ in 0..task.warm_up {
-        while !(if peer.is_sending() {
-            peer.flush(buffers)?
-        } else {
-            peer.send(buffers)?
-        }) {
+        while !peer.send_on(buffers)? {
             thread::yield_now();
         }
         while !matches!(peer.receive(buffers)?, Arrival::Message) {
@@ -66,27 +62,20 @@ fn warm_up(task: &Task, peer: &mut Peer, buffers: &mut Buffers) -> Result<()> {
 }
 
 /// True if the limits of the benchmark ended it, and not the kernel.
-fn send_until_full(peers: &mut [Peer], buffers: &Buffers, before: u64) -> Result<bool> {
+fn send_until_full(peers: &mut [Peer], buffers: &Buffers) -> Result<bool> {
+    let slab = Memory::now()?.slab;
     let mut last = Instant::now();
     let mut turns = 0;
     while last.elapsed() < FULL {
         let mut progress = false;
         for peer in &mut *peers {
             let sent = peer.sent;
-            for _ in 0..TURN {
-                let taken = if peer.is_sending() {
-                    peer.flush(buffers)?
-                } else {
-                    peer.send(buffers)?
-                };
-                if !taken {
-                    break;
-                }
-            }
+            send_until_refused(peer, buffers)?;
             progress |= peer.sent > sent;
         }
         turns += 1;
-        if turns % LOOK == 0 && is_beyond_limits(peers, before)? {
+        let is_far = peers.iter().any(|peer| peer.sent > MOST_TAKEN);
+        if is_far || turns % LOOK == 0 && Memory::now()?.slab.saturating_sub(slab) > MOST_MEMORY {
             return Ok(true);
         }
         if progress {
@@ -98,48 +87,61 @@ fn send_until_full(peers: &mut [Peer], buffers: &Buffers, before: u64) -> Result
     Ok(false)
 }
 
-fn is_beyond_limits(peers: &[Peer], before: u64) -> Result<bool> {
-    let most = peers.iter().map(|peer| peer.sent).max().unwrap_or_default();
-    Ok(most > MOST_TAKEN || kernel_memory()?.saturating_sub(before) > MOST_MEMORY)
-}
-
-/// Bytes that the kernel holds and cannot give up: all memory but what is free, the programs', and caches.
-fn kernel_memory() -> Result<u64> {
-    // The counters of the processors are summed up when somebody reads this, else once a second.
-    let _ = fs::read("/proc/sys/vm/stat_refresh");
-    let text = fs::read_to_string("/proc/meminfo").context("failed to read /proc/meminfo")?;
-    let kilobytes = |name: &str| -> Result<u64> {
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok())
-            .with_context(|| format!("no {name} in /proc/meminfo"))
-    };
-    const OTHERS: [&str; 7] = [
-        "MemFree",
-        "Buffers",
-        "Cached",
-        "SwapCached",
-        "AnonPages",
-        "KReclaimable",
-        "PageTables",
-    ];
-    let mut left = kilobytes("MemTotal")?;
-    for name in OTHERS {
-        left = left.saturating_sub(kilobytes(name)?);
+/// At most a turn of one connection.
+fn send_until_refused(peer: &mut Peer, buffers: &Buffers) -> Result<()> {
+    for _ in 0..TURN {
+        if !peer.send_on(buffers)? {
+            break;
+        }
     }
-    Ok((left << 10).saturating_sub(pages_at_hand()?))
+    Ok(())
 }
 
-/// Free pages that the processors keep at hand, in bytes: those of MemFree are without them.
+/// What the kernel holds and cannot give up, in bytes.
+struct Memory {
+    /// All of the machine's but what is free, the programs', and caches.
+    kernel: u64,
+    /// The part of it that consists of small objects.
+    slab: u64,
+}
+
+impl Memory {
+    fn now() -> Result<Self> {
+        const OTHERS: [&str; 7] = [
+            "MemFree",
+            "Buffers",
+            "Cached",
+            "SwapCached",
+            "AnonPages",
+            "KReclaimable",
+            "PageTables",
+        ];
+        // The counters of the processors are summed up when somebody reads this, else once a second.
+        let _ = fs::read("/proc/sys/vm/stat_refresh");
+        let text = fs::read_to_string("/proc/meminfo").context("failed to read /proc/meminfo")?;
+        let bytes = |name: &str| -> Result<u64> {
+            let line = text
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            let kilobytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+            Ok(kilobytes.with_context(|| format!("no {name} in /proc/meminfo"))? << 10)
+        };
+        let mut kernel = bytes("MemTotal")?.saturating_sub(pages_at_hand()?);
+        for name in OTHERS {
+            kernel = kernel.saturating_sub(bytes(name)?);
+        }
+        Ok(Self {
+            kernel,
+            slab: bytes("SUnreclaim")?,
+        })
+    }
+}
+
+/// Free pages that the processors keep for themselves, in bytes: MemFree is without them.
 fn pages_at_hand() -> Result<u64> {
     let text = fs::read_to_string("/proc/zoneinfo").context("failed to read /proc/zoneinfo")?;
     let counts = text.lines().filter_map(|line| line.trim().strip_prefix("count:"));
     let pages: u64 = counts.filter_map(|count| count.trim().parse::<u64>().ok()).sum();
-    Ok(pages * page_size()?)
-}
-
-fn page_size() -> Result<u64> {
     let size = sysconf(SysconfVar::PAGE_SIZE)?.context("the kernel tells no size of a page")?;
-    Ok(size as u64)
+    Ok(pages * size as u64)
 }
