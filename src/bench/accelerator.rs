@@ -1,6 +1,7 @@
 //! What the accelerated column is accelerated by: this tool's own datapath, or a command of the user's.
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 
@@ -27,16 +28,21 @@ pub enum Accelerator<'a> {
 
 impl<'a> Accelerator<'a> {
     /// Starts it on a cgroup; our own one only if `run` would start there.
-    pub fn start(args: &BenchArgs, cgroup: &Path, storage: &'a mut kernel::Storage) -> Result<Self> {
+    pub fn start(
+        args: &BenchArgs,
+        cgroup: &Path,
+        interrupted: &AtomicBool,
+        storage: &'a mut kernel::Storage,
+    ) -> Result<Self> {
         match &args.external {
-            Some(external) => Self::start_external(external, cgroup),
+            Some(external) => Self::start_external(external, cgroup, interrupted),
             None => Self::start_own(args, cgroup, storage),
         }
     }
 
-    fn start_external(external: &External, cgroup: &Path) -> Result<Self> {
+    fn start_external(external: &External, cgroup: &Path, interrupted: &AtomicBool) -> Result<Self> {
         Ok(Self::External {
-            running: external.start(cgroup)?,
+            running: external.start(cgroup, interrupted)?,
             name: external.name.clone(),
         })
     }

@@ -5,13 +5,16 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+use super::rounds::INTERRUPTED;
 
 const READY: Duration = Duration::from_secs(60);
 const END: Duration = Duration::from_secs(20);
@@ -51,7 +54,8 @@ pub struct Running {
 }
 
 impl External {
-    pub fn start(&self, cgroup: &Path) -> Result<Running> {
+    /// Returns when it is ready, or fails at an interruption.
+    pub fn start(&self, cgroup: &Path, interrupted: &AtomicBool) -> Result<Running> {
         let mut child = Command::new("sh")
             .arg("-c")
             .arg(format!("exec {} \"$1\"", self.command))
@@ -76,20 +80,21 @@ impl External {
             });
         }
         let deadline = Instant::now() + READY;
+        let command = &self.command;
         loop {
-            match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            match lines.recv_timeout(STEP) {
                 Ok(line) if line.starts_with("ready") => return Ok(running),
-                Ok(_) => {}
-                Err(RecvTimeoutError::Disconnected) => bail!(
-                    "`{}` ended before it printed a line that begins with `ready`",
-                    self.command
-                ),
-                Err(RecvTimeoutError::Timeout) => bail!(
-                    "`{}` printed no line that begins with `ready` within {} s",
-                    self.command,
-                    READY.as_secs()
-                ),
+                Err(RecvTimeoutError::Disconnected) => {
+                    bail!("`{command}` ended before it printed a line that begins with `ready`")
+                }
+                Ok(_) | Err(RecvTimeoutError::Timeout) => {}
             }
+            ensure!(!interrupted.load(Ordering::Relaxed), "{INTERRUPTED}");
+            ensure!(
+                Instant::now() < deadline,
+                "`{command}` printed no line that begins with `ready` within {} s",
+                READY.as_secs()
+            );
         }
     }
 }

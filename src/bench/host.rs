@@ -59,15 +59,15 @@ fn memory_kib(meminfo: &str) -> Option<f64> {
     line.trim_end_matches(" kB").parse().ok()
 }
 
-/// How busy the machine is: the load of the last minute, and the time of its processors so far.
+/// What the machine does: its load of the last minute, and the time of its processors so far.
 #[derive(Clone, Copy, Debug)]
-pub struct Business {
+pub struct Activity {
     load: f64,
     total: u64,
     steal: u64,
 }
 
-impl Business {
+impl Activity {
     pub fn now() -> Result<Self> {
         let load = fs::read_to_string("/proc/loadavg").context("failed to read /proc/loadavg")?;
         let stat = fs::read_to_string("/proc/stat").context("failed to read /proc/stat")?;
@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn steal_is_a_share_of_all_time() {
         let at =
-            |times: &str| Business::parse("0.50 0.1 0.1 1/2 3", &format!("cpu  {times}\ncpu0 1\n")).unwrap();
+            |times: &str| Activity::parse("0.50 0.1 0.1 1/2 3", &format!("cpu  {times}\ncpu0 1\n")).unwrap();
         let during = at("10 0 10 80 0 0 0 0 5 5").until(at("20 0 20 140 0 0 0 20 5 5"));
         assert_eq!(during.load_before, 0.5);
         assert!((during.steal - 0.2).abs() < 1e-9, "{}", during.steal);

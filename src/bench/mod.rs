@@ -31,7 +31,7 @@ use crate::kernel;
 use crate::output::print;
 use crate::privilege;
 use accelerator::Accelerator;
-use host::{Business, Host};
+use host::{Activity, Host};
 use place::{Cgroups, Namespaces, Processors};
 use report::{FORMAT, Report, Row};
 use rounds::{Extent, Setup, measure_all, obstacle};
@@ -128,12 +128,12 @@ fn measure(args: &BenchArgs, parent: &Cgroup, interrupted: &AtomicBool) -> Resul
         cgroups: &cgroups,
         namespaces: namespaces.as_ref(),
         processors,
-        accelerator: Accelerator::start(args, &cgroups.accelerated(), &mut storage)?,
+        accelerator: Accelerator::start(args, &cgroups.accelerated(), interrupted, &mut storage)?,
         interrupted,
     };
-    let begin = Business::now()?;
+    let begin = Activity::now()?;
     let results = measure_all(&mut setup)?;
-    let during = begin.until(Business::now()?);
+    let during = begin.until(Activity::now()?);
 
     let columns = ["plain", "unix", setup.accelerator.name()].map(str::to_owned);
     let rows = results.into_iter().map(|results| Row::of(results, &columns));

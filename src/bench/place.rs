@@ -26,7 +26,11 @@ impl Cgroups {
         let cgroups = Self {
             root: parent.join(format!("sockredir-bench-{}", process::id())),
         };
-        for path in [cgroups.root.clone(), cgroups.plain(), cgroups.accelerated()] {
+        // Of a benchmark that was killed and had the same number.
+        for path in cgroups.inner_first() {
+            let _ = fs::remove_dir(path);
+        }
+        for path in cgroups.inner_first().into_iter().rev() {
             fs::create_dir(&path).with_context(|| {
                 format!(
                     "failed to make the cgroup {} (run as root where cgroup2 can be written, or name another with --cgroup)",
@@ -35,6 +39,10 @@ impl Cgroups {
             })?;
         }
         Ok(cgroups)
+    }
+
+    fn inner_first(&self) -> [PathBuf; 3] {
+        [self.plain(), self.accelerated(), self.root.clone()]
     }
 
     pub fn plain(&self) -> PathBuf {
@@ -51,7 +59,7 @@ impl Drop for Cgroups {
         // Only processes of the benchmark are in there.
         let _ = fs::write(self.root.join("cgroup.kill"), "1");
         let deadline = Instant::now() + REMOVAL;
-        for path in [self.plain(), self.accelerated(), self.root.clone()] {
+        for path in self.inner_first() {
             while path.is_dir() && fs::remove_dir(&path).is_err() {
                 if Instant::now() > deadline {
                     eprintln!("sockredir: failed to remove the cgroup {}", path.display());

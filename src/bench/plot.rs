@@ -246,10 +246,14 @@ fn panels(report: &Report) -> Vec<Panel> {
 fn group(report: &Report, row: &Row, of_cpu: bool) -> Group {
     let bar = |name: &String| {
         let column = row.columns.get(name)?;
-        let ratio = if of_cpu { column.cpu_ratio } else { column.ratio };
+        let (ratio, verdict) = if of_cpu {
+            (column.cpu_ratio, column.cpu_verdict)
+        } else {
+            (column.ratio, column.verdict)
+        };
         Some(Bar {
             ratio: ratio?,
-            is_noisy: !of_cpu && column.verdict == Some(Verdict::Noisy),
+            is_noisy: verdict == Some(Verdict::Noisy),
         })
     };
     let [_, unix, accelerated] = &report.columns;

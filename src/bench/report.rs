@@ -40,8 +40,9 @@ pub struct Row {
     pub case: Case,
     /// What its ratios compare.
     pub figure: Figure,
-    /// By how much plain TCP differs from itself.
+    /// By how much plain TCP differs from itself, in that and in CPU time.
     pub noise: Option<f64>,
+    pub cpu_noise: Option<f64>,
     pub columns: BTreeMap<String, Column>,
     /// Plain TCP a second time.
     pub control: Column,
@@ -52,9 +53,10 @@ pub struct Column {
     pub median: Figures,
     /// To plain TCP in the same round: above 1 is better.
     pub ratio: Option<Spread>,
+    pub verdict: Option<Verdict>,
     /// The same of the CPU time for an operation, or for a byte of a stream.
     pub cpu_ratio: Option<Spread>,
-    pub verdict: Option<Verdict>,
+    pub cpu_verdict: Option<Verdict>,
     /// The share of the payload that the loopback interface did not see, where it saw that of plain TCP.
     pub bypassed: Option<f64>,
     /// Less was redirected than the row expects.
@@ -65,11 +67,20 @@ pub struct Column {
     pub rounds: Vec<Figures>,
 }
 
+#[derive(Default)]
+struct Noise {
+    speed: Option<f64>,
+    cpu: Option<f64>,
+}
+
 impl Row {
     pub fn of(results: Results, names: &[String; 3]) -> Self {
-        let figure = Figure::of(results.case.workload.0);
-        let controls = ratios(&results, Lane::Control, figure);
-        let noise = noise(&controls);
+        let workload = results.case.workload.0;
+        let noise_of = |figure| noise(&ratios(&results, Lane::Control, figure));
+        let noise = Noise {
+            speed: noise_of(Figure::of(workload)),
+            cpu: noise_of(Figure::of_cpu(workload)),
+        };
         let mut columns = BTreeMap::new();
         for (lane, name) in [Lane::Plain, Lane::Unix, Lane::Accelerated]
             .into_iter()
@@ -77,14 +88,15 @@ impl Row {
         {
             let outcome = results.lane(lane);
             if !outcome.rounds.is_empty() || outcome.failure.is_some() {
-                columns.insert(name.clone(), column(&results, lane, noise));
+                columns.insert(name.clone(), column(&results, lane, &noise));
             }
         }
         Self {
-            figure,
-            noise,
+            figure: Figure::of(workload),
+            noise: noise.speed,
+            cpu_noise: noise.cpu,
             columns,
-            control: column(&results, Lane::Control, None),
+            control: column(&results, Lane::Control, &Noise::default()),
             case: results.case,
         }
     }
@@ -96,7 +108,7 @@ impl Row {
     }
 }
 
-fn column(results: &Results, lane: Lane, noise: Option<f64>) -> Column {
+fn column(results: &Results, lane: Lane, noise: &Noise) -> Column {
     let Outcome {
         rounds,
         counters,
@@ -104,14 +116,20 @@ fn column(results: &Results, lane: Lane, noise: Option<f64>) -> Column {
         failure,
     } = results.lane(lane);
     let workload = results.case.workload.0;
-    let of = |figure| (lane != Lane::Plain).then(|| ratios(results, lane, figure));
-    let ratio = of(Figure::of(workload)).and_then(|ratios| Spread::of(&ratios));
+    let spread = |figure| {
+        let ratios = (lane != Lane::Plain).then(|| ratios(results, lane, figure))?;
+        Spread::of(&ratios)
+    };
+    let verdict = |ratio: Option<Spread>, noise: Option<f64>| Some(Verdict::of(&ratio?, noise?));
+    let ratio = spread(Figure::of(workload));
+    let cpu_ratio = spread(Figure::of_cpu(workload));
     let redirected = Figures::median(rounds).get(Figure::Redirected);
     Column {
         median: Figures::median(rounds),
         ratio,
-        cpu_ratio: of(Figure::of_cpu(workload)).and_then(|ratios| Spread::of(&ratios)),
-        verdict: ratio.zip(noise).map(|(ratio, noise)| Verdict::of(&ratio, noise)),
+        verdict: verdict(ratio, noise.speed),
+        cpu_ratio,
+        cpu_verdict: verdict(cpu_ratio, noise.cpu),
         bypassed: bypassed(results, lane),
         not_accelerated: redirected.is_some_and(|share| share < results.case.least_redirected),
         limited: *limited,

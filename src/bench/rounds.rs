@@ -20,7 +20,7 @@ use super::worker::{Address, Location, Task};
 pub const EXCLUDED_PORTS: (u16, u16) = (20000, 20999);
 
 /// Everything is cleaned up on the way out.
-const INTERRUPTED: &str = "interrupted: nothing is left behind";
+pub const INTERRUPTED: &str = "interrupted: nothing is left behind";
 
 /// A column, or the second measurement of plain TCP, which tells the noise.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

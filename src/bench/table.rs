@@ -110,8 +110,13 @@ fn titles(workload: Workload) -> String {
 }
 
 fn block(report: &Report, row: &Row) -> String {
-    let noise = row.noise.map_or("unknown".to_owned(), percent);
-    let mut text = format!("{} (noise {noise})\n", row.case.name);
+    let noise = |share: Option<f64>| share.map_or("unknown".to_owned(), percent);
+    let mut text = format!(
+        "{} (noise {}, of CPU {})\n",
+        row.case.name,
+        noise(row.noise),
+        noise(row.cpu_noise)
+    );
     for name in &report.columns {
         let Some(column) = row.columns.get(name) else {
             continue;
@@ -142,7 +147,9 @@ fn cells(row: &Row, name: &str, column: &Column) -> String {
         latency(Figure::P999Us),
         cost(row.case.workload.0, column),
         column.ratio.map(|ratio| spread(&ratio, column.verdict)),
-        column.cpu_ratio.map(|ratio| format!("{:.2}", ratio.median)),
+        column
+            .cpu_ratio
+            .map(|ratio| format!("{:.2}{}", ratio.median, mark(column.cpu_verdict))),
         redirected.map(percent),
     ]
     .map(Option::unwrap_or_default);
@@ -183,14 +190,18 @@ fn cost(workload: Workload, column: &Column) -> Option<String> {
 }
 
 fn spread(ratio: &Spread, verdict: Option<Verdict>) -> String {
-    let mark = match verdict {
+    let Spread { median, q1, q3, .. } = ratio;
+    format!("{median:.2} ({q1:.2}-{q3:.2}){}", mark(verdict))
+}
+
+fn mark(verdict: Option<Verdict>) -> &'static str {
+    match verdict {
         Some(Verdict::Better) => " +",
         Some(Verdict::Worse) => " -",
         Some(Verdict::Same) => " =",
         Some(Verdict::Noisy) => " ?",
         None => "",
-    };
-    format!("{:.2} ({:.2}-{:.2}){mark}", ratio.median, ratio.q1, ratio.q3)
+    }
 }
 
 fn percent(share: f64) -> String {
