@@ -137,7 +137,7 @@ pub struct BenchArgs {
     #[arg(long, value_enum, default_value_t = Admit::Nonblocking)]
     pub admit: Admit,
 
-    /// Give a tunable of the datapath another value; docs/benchmarks.md lists them
+    /// Give a tunable of the datapath another value; an unknown name lists them
     #[arg(long = "set", value_name = "NAME=VALUE")]
     pub tunables: Vec<Tunable>,
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// What the two programs do.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(tag = "workload", rename_all = "kebab-case")]
 pub enum Workload {
     /// One request at a time on each connection, answered with as many bytes.
     RequestResponse,
@@ -51,7 +51,7 @@ pub struct Case {
     /// The heading that it stands under.
     pub group: &'static str,
     #[serde(flatten)]
-    pub workload: WorkloadColumns,
+    pub workload: Workload,
     pub programs: Programs,
     /// Bytes of a message.
     pub size: usize,
@@ -60,30 +60,6 @@ pub struct Case {
     pub network: Network,
     /// The share of the payload that an accelerator redirects at least, or 0 where TCP is the better way.
     pub least_redirected: f64,
-}
-
-/// A workload as two members of the row.
-#[derive(Clone, Copy, Debug, Serialize)]
-#[serde(into = "WorkloadMembers")]
-pub struct WorkloadColumns(pub Workload);
-
-#[derive(Serialize)]
-struct WorkloadMembers {
-    workload: &'static str,
-    round_trips: Option<u32>,
-}
-
-impl From<WorkloadColumns> for WorkloadMembers {
-    fn from(WorkloadColumns(workload): WorkloadColumns) -> Self {
-        let round_trips = match workload {
-            Workload::Short { round_trips } => Some(round_trips),
-            _ => None,
-        };
-        Self {
-            workload: workload.name(),
-            round_trips,
-        }
-    }
 }
 
 impl Workload {
@@ -178,7 +154,7 @@ impl Cases {
         let mut case = Case {
             name: String::new(),
             group: self.group,
-            workload: WorkloadColumns(workload),
+            workload,
             programs: Programs::Nonblocking,
             size,
             connections: 1,
@@ -198,7 +174,7 @@ fn least_redirected(case: &Case) -> f64 {
     if case.programs == Programs::Blocking || case.network != Network::Loopback {
         return 0.0;
     }
-    match case.workload.0 {
+    match case.workload {
         Workload::RequestResponse if case.connections == 1 => 0.8,
         Workload::RequestResponse => 0.5,
         Workload::Stream if case.size >= BULK => 0.25,
@@ -208,8 +184,8 @@ fn least_redirected(case: &Case) -> f64 {
 
 /// Workload, size of a message, and what differs from the usual.
 fn name(case: &Case) -> String {
-    let mut parts = vec![case.workload.0.name().to_owned(), bytes(case.size)];
-    if let Workload::Short { round_trips } = case.workload.0 {
+    let mut parts = vec![case.workload.name().to_owned(), bytes(case.size)];
+    if let Workload::Short { round_trips } = case.workload {
         parts[1] = format!("{round_trips}");
     }
     if case.connections > 1 {

@@ -192,7 +192,7 @@ impl Group {
 /// Those with at least one row.
 fn panels(report: &Report) -> Vec<Panel> {
     let one = |row: &&Row| row.case.connections == 1 && row.case.cores == Cores::Two;
-    let is = |row: &&Row, workload| row.case.workload.0 == workload;
+    let is = |row: &&Row, workload| row.case.workload == workload;
     let usual = || {
         report
             .rows
@@ -221,7 +221,7 @@ fn panels(report: &Report) -> Vec<Panel> {
             groups: usual()
                 .filter(|row| {
                     is(row, Workload::RequestResponse) && !one(row)
-                        || matches!(row.case.workload.0, Workload::Short { .. })
+                        || matches!(row.case.workload, Workload::Short { .. })
                 })
                 .map(speed)
                 .collect(),
@@ -230,7 +230,7 @@ fn panels(report: &Report) -> Vec<Panel> {
             title: "Work for the same CPU time (below: plain TCP, for a request or a byte)",
             groups: usual()
                 .filter(|row| {
-                    one(row) && !matches!(row.case.workload.0, Workload::Short { .. } | Workload::Stopped)
+                    one(row) && !matches!(row.case.workload, Workload::Short { .. } | Workload::Stopped)
                 })
                 .map(cpu)
                 .collect(),
@@ -267,7 +267,7 @@ fn group(report: &Report, row: &Row, of_cpu: bool) -> Group {
 }
 
 fn size_of_row(row: &Row) -> String {
-    match row.case.workload.0 {
+    match row.case.workload {
         Workload::Short { round_trips: 1 } => "1 request".to_owned(),
         Workload::Short { round_trips } => format!("{round_trips} requests"),
         _ => bytes(row.case.size),
@@ -275,7 +275,7 @@ fn size_of_row(row: &Row) -> String {
 }
 
 fn nature(row: &Row, of_cpu: bool) -> Option<String> {
-    match row.case.workload.0 {
+    match row.case.workload {
         Workload::Short { .. } => Some("and close".to_owned()),
         Workload::Stream if of_cpu => Some("stream".to_owned()),
         Workload::RequestResponse if of_cpu => Some("request".to_owned()),
@@ -288,7 +288,7 @@ fn nature(row: &Row, of_cpu: bool) -> Option<String> {
 /// What plain TCP has, so that the ratios can be made absolute.
 fn plain(report: &Report, row: &Row, of_cpu: bool) -> Option<String> {
     let median = &row.columns.get(&report.columns[0])?.median;
-    let is_stream = row.case.workload.0 == Workload::Stream;
+    let is_stream = row.case.workload == Workload::Stream;
     if of_cpu {
         return Some(if is_stream {
             format!("{:.2} ns", median.get(Figure::CpuNsPerByte)?)

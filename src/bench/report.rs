@@ -75,7 +75,7 @@ struct Noise {
 
 impl Row {
     pub fn of(results: Results, names: &[String; 3]) -> Self {
-        let workload = results.case.workload.0;
+        let workload = results.case.workload;
         let noise_of = |figure| noise(&ratios(&results, Lane::Control, figure));
         let noise = Noise {
             speed: noise_of(Figure::of(workload)),
@@ -115,7 +115,7 @@ fn column(results: &Results, lane: Lane, noise: &Noise) -> Column {
         limited,
         failure,
     } = results.lane(lane);
-    let workload = results.case.workload.0;
+    let workload = results.case.workload;
     let spread = |figure| {
         let ratios = (lane != Lane::Plain).then(|| ratios(results, lane, figure))?;
         Spread::of(&ratios)

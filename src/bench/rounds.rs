@@ -59,7 +59,7 @@ impl Extent {
 
     /// Operations before the window: connections are decided on, buffers have grown, caches are warm.
     fn warm_up(self, case: &Case) -> u64 {
-        let (least, usual): (u64, u64) = match (case.workload.0, case.size) {
+        let (least, usual): (u64, u64) = match (case.workload, case.size) {
             (Workload::Stream, _) => return 0,
             (Workload::Stopped, _) => return 16,
             (Workload::Short { .. }, _) => (64, 200),
@@ -73,13 +73,13 @@ impl Extent {
     }
 
     fn task(self, case: &Case) -> Task {
-        let connections = match case.workload.0 {
+        let connections = match case.workload {
             Workload::Stopped if self.is_quick => 2,
             Workload::Stopped => 8,
             _ => case.connections,
         };
         Task {
-            workload: case.workload.0,
+            workload: case.workload,
             programs: case.programs,
             size: case.size,
             connections,
@@ -153,10 +153,10 @@ pub fn measure_all(setup: &mut Setup<'_, '_>) -> Result<Vec<Results>> {
     Ok(results)
 }
 
-/// Every lane is first, second, third and last in turn, and follows another in every second round.
+/// Forwards and backwards by turns, and from another lane on after both: each is first, second, third and last in turn.
 fn order(round: u32) -> [Lane; 4] {
     let mut order = Lane::ALL;
-    let turns = round as usize % order.len();
+    let turns = round as usize / 2 % order.len();
     order.rotate_left(turns);
     if round % 2 == 1 {
         order.reverse();
@@ -197,7 +197,7 @@ fn run(setup: &mut Setup<'_, '_>, row: &mut Results, lane: Lane, number: u32) ->
     outcome.limited |= client.limited;
     outcome
         .rounds
-        .push(Figures::of(case.workload.0, &client, &server, redirected));
+        .push(Figures::of(case.workload, &client, &server, redirected));
     Ok(())
 }
 

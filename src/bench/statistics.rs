@@ -108,7 +108,7 @@ mod tests {
         assert_eq!(verdict(&[1.30, 1.31, 1.32], 0.05), Verdict::Better);
         assert_eq!(verdict(&[0.80, 0.81, 0.82], 0.05), Verdict::Worse);
         assert_eq!(verdict(&[1.02, 1.03, 1.04], 0.05), Verdict::Same);
-        assert_eq!(verdict(&[0.97, 1.06, 1.08], 0.05), Verdict::Same);
+        assert_eq!(verdict(&[0.90, 1.06, 1.08], 0.05), Verdict::Same);
         assert_eq!(verdict(&[1.30, 1.31, 1.32], 0.11), Verdict::Noisy);
         assert_eq!(verdict(&[1.0, 1.5, 2.0], 0.01), Verdict::Noisy);
     }

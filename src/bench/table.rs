@@ -18,7 +18,7 @@ pub fn text(report: &Report) -> String {
     for row in &report.rows {
         if row.case.group != group {
             group = row.case.group;
-            let _ = writeln!(text, "\n{group}\n{}", titles(row.case.workload.0));
+            let _ = writeln!(text, "\n{group}\n{}", titles(row.case.workload));
         }
         text.push_str(&block(report, row));
     }
@@ -141,11 +141,11 @@ fn cells(row: &Row, name: &str, column: &Column) -> String {
     let latency = |figure| column.median.get(figure).map(|value| format!("{value:.1}"));
     let redirected = column.median.get(Figure::Redirected).or(column.bypassed);
     let cells = [
-        speed(row.case.workload.0, column),
+        speed(row.case.workload, column),
         latency(Figure::P50Us),
         latency(Figure::P99Us),
         latency(Figure::P999Us),
-        cost(row.case.workload.0, column),
+        cost(row.case.workload, column),
         column.ratio.map(|ratio| spread(&ratio, column.verdict)),
         column
             .cpu_ratio
