@@ -41,7 +41,7 @@ pub enum Network {
     Loopback,
     /// Loopback, to a port that the accelerator was told to leave alone.
     ExcludedPort,
-    /// The server is in another network namespace, as a remote host would be.
+    /// The server is in another network namespace and outside of the cgroup, as one on another host would be.
     Veth,
 }
 

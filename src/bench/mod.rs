@@ -68,7 +68,10 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
     }
     let failed = report.rows.iter().filter(|row| row.has_failed()).count();
     if failed > 0 {
-        bail!("{failed} rows failed: the results say why");
+        bail!(
+            "{failed} of {} rows failed: the results say why",
+            report.rows.len()
+        );
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -224,20 +224,20 @@ fn locations(setup: &Setup<'_, '_>, case: &Case, lane: Lane) -> Locations {
     };
     let Processors { client, server, .. } = setup.processors;
     let local = setup.namespaces.map(Namespaces::local);
-    let remote = setup.namespaces.map(Namespaces::remote);
+    let (server_cgroup, server_namespace) = match case.network {
+        // A program on another host is in no cgroup of this one.
+        Network::Veth => (setup.cgroups.plain(), setup.namespaces.map(Namespaces::remote)),
+        Network::Loopback | Network::ExcludedPort => (cgroup.clone(), local.clone()),
+    };
     Locations {
         client: Location {
-            cgroup: cgroup.clone(),
-            namespace: local.clone(),
+            cgroup,
+            namespace: local,
             core: client,
         },
         server: Location {
-            cgroup,
-            namespace: if case.network == Network::Veth {
-                remote
-            } else {
-                local
-            },
+            cgroup: server_cgroup,
+            namespace: server_namespace,
             core: if case.cores == Cores::Two { server } else { client },
         },
     }

@@ -18,7 +18,7 @@ pub fn text(report: &Report) -> String {
     for row in &report.rows {
         if row.case.group != group {
             group = row.case.group;
-            let _ = writeln!(text, "\n{group}\n{}", titles(row.case.workload));
+            let _ = writeln!(text, "\n{group}\n{}", titles(report, row.case.workload));
         }
         text.push_str(&block(report, row));
     }
@@ -79,22 +79,26 @@ fn heading(report: &Report) -> String {
 }
 
 /// The lines of a block, cell by cell.
-fn line(first: &str, cells: [&str; 8]) -> String {
+fn line(report: &Report, first: &str, cells: [&str; 8]) -> String {
     let [speed, p50, p99, p999, cpu, ratio, cpu_ratio, redirected] = cells;
+    let names = report.columns.iter().map(|name| name.len() + 2);
+    let width = names.max().unwrap_or_default();
     let line = format!(
-        "  {first:12}{speed:>14}{p50:>9}{p99:>9}{p999:>9}{cpu:>13}{ratio:>22}{cpu_ratio:>11}{redirected:>12}"
+        "  {first:width$}{speed:>14}{p50:>9}{p99:>9}{p999:>9}{cpu:>13}{ratio:>22}{cpu_ratio:>11}{redirected:>12}"
     );
     line.trim_end().to_owned()
 }
 
-fn titles(workload: Workload) -> String {
+fn titles(report: &Report, workload: Workload) -> String {
     if workload == Workload::Stopped {
         return line(
+            report,
             "",
             ["taken", "", "", "", "kernel", "memory ratio", "", "redirected"],
         );
     }
     line(
+        report,
         "",
         [
             "speed",
@@ -121,7 +125,7 @@ fn block(report: &Report, row: &Row) -> String {
         let Some(column) = row.columns.get(name) else {
             continue;
         };
-        let _ = writeln!(text, "{}", cells(row, name, column));
+        let _ = writeln!(text, "{}", cells(report, row, name, column));
         if let Some(failure) = &column.failure {
             let _ = writeln!(text, "  {name} failed: {failure}");
         }
@@ -137,7 +141,7 @@ fn block(report: &Report, row: &Row) -> String {
     text
 }
 
-fn cells(row: &Row, name: &str, column: &Column) -> String {
+fn cells(report: &Report, row: &Row, name: &str, column: &Column) -> String {
     let latency = |figure| column.median.get(figure).map(|value| format!("{value:.1}"));
     let redirected = column.median.get(Figure::Redirected).or(column.bypassed);
     let cells = [
@@ -153,7 +157,7 @@ fn cells(row: &Row, name: &str, column: &Column) -> String {
         redirected.map(percent),
     ]
     .map(Option::unwrap_or_default);
-    line(name, cells.each_ref().map(String::as_str))
+    line(report, name, cells.each_ref().map(String::as_str))
 }
 
 fn speed(workload: Workload, column: &Column) -> Option<String> {

@@ -29,7 +29,7 @@ impl Wait {
     fn wait(&mut self) -> Result<()> {
         match &mut self.0 {
             Some(events) => drop(events.wait()?),
-            None => bail!("a blocking call returned early"),
+            None => bail!("a blocking call returned EAGAIN"),
         }
         Ok(())
     }
