@@ -209,9 +209,9 @@ fn an_interrupted_benchmark_leaves_nothing_behind() {
     }
 }
 
-/// The same datapath, run as somebody else's.
+/// The same datapath, run as somebody else's, and programs that accelerate nothing.
 #[test]
-fn another_accelerator_is_measured_under_its_name() {
+fn another_accelerator_is_measured_under_its_name_and_by_what_loopback_carries() {
     let arena = Arena::new();
     let tool = format!("{} run --cgroup", env!("CARGO_BIN_EXE_sockredir"));
     let report = json(&arena, &["--rounds", "1", "--filter", ROW, "--external", &tool]);
@@ -223,6 +223,14 @@ fn another_accelerator_is_measured_under_its_name() {
     );
     assert!(columns["sockredir"]["median"].get("redirected").is_none());
     assert_nothing_stays(&arena);
+
+    let idle = "sh -c 'echo ready; exec sleep 600'";
+    let report = json(&arena, &["--rounds", "1", "--filter", ROW, "--external", idle]);
+    assert_eq!(report["columns"][2], "sh");
+    assert_eq!(
+        report["rows"][0]["columns"]["sh"]["not_accelerated"], true,
+        "{report}"
+    );
 
     for (command, words) in [
         ("true", "ended before it printed"),

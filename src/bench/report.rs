@@ -100,9 +100,7 @@ impl Row {
             case: results.case,
         }
     }
-}
 
-impl Row {
     pub fn has_failed(&self) -> bool {
         self.columns.values().any(|column| column.failure.is_some())
     }
@@ -123,14 +121,16 @@ fn column(results: &Results, lane: Lane, noise: &Noise) -> Column {
     let verdict = |ratio: Option<Spread>, noise: Option<f64>| Some(Verdict::of(&ratio?, noise?));
     let ratio = spread(Figure::of(workload));
     let cpu_ratio = spread(Figure::of_cpu(workload));
-    let redirected = Figures::median(rounds).get(Figure::Redirected);
+    let median = Figures::median(rounds);
+    let bypassed = bypassed(results, lane);
+    let redirected = median.get(Figure::Redirected).or(bypassed);
     Column {
-        median: Figures::median(rounds),
+        median,
         ratio,
         verdict: verdict(ratio, noise.speed),
         cpu_ratio,
         cpu_verdict: verdict(cpu_ratio, noise.cpu),
-        bypassed: bypassed(results, lane),
+        bypassed,
         not_accelerated: redirected.is_some_and(|share| share < results.case.least_redirected),
         limited: *limited,
         failure: failure.clone(),

@@ -19,9 +19,12 @@ struct Asker {
 
 impl Asker {
     fn connect(task: &Task, address: &Address) -> Result<Self> {
+        // A connection that is short is measured from here on.
+        let asked = Instant::now();
+        let socket = Socket::connect(address, task.manner())?;
         Ok(Self {
-            peer: Peer::new(Socket::connect(address, task.manner())?, task.size),
-            asked: Instant::now(),
+            peer: Peer::new(socket, task.size),
+            asked,
         })
     }
 

@@ -70,7 +70,7 @@ pub fn send(task: &Task, address: &Address) -> Result<ClientReport> {
 }
 
 fn receive_count(socket: &Socket, programs: Programs) -> Result<u64> {
-    let mut readable = Wait::on_reply(socket, programs)?;
+    let mut readable = Wait::on(socket, programs, EpollFlags::EPOLLIN)?;
     let mut count = [0; size_of::<u64>()];
     let mut got = 0;
     while got < count.len() {
@@ -81,12 +81,6 @@ fn receive_count(socket: &Socket, programs: Programs) -> Result<u64> {
         }
     }
     Ok(u64::from_ne_bytes(count))
-}
-
-impl Wait {
-    fn on_reply(socket: &Socket, programs: Programs) -> Result<Self> {
-        Self::on(socket, programs, EpollFlags::EPOLLIN)
-    }
 }
 
 pub fn receive(task: &Task, listener: &Listener) -> Result<ServerReport> {
