@@ -26,7 +26,7 @@ const ACCELERATED: RGBColor = RGBColor(234, 88, 12);
 const LETTER: i32 = 10;
 /// The width of a bar; a group is 1 wide.
 const WIDTH: f64 = 0.36;
-/// With more groups than that there is room for one digit only.
+/// With more groups than that there is room for short labels only.
 const CROWDED: usize = 9;
 
 type Failure = Box<dyn std::error::Error>;
@@ -86,10 +86,10 @@ fn draw_head(area: &Area<'_>, report: &Report) -> Result<(), Failure> {
     let host = &report.host;
     let kind = if host.is_virtual { "virtual machine, " } else { "" };
     let line = format!(
-        "{}, {} processors, {kind}Linux {}. Medians of {} rounds, lines: quartiles; higher is better.",
+        "{}, {} processors, {kind}Linux {}. Medians of {} rounds; lines: quartiles; pale: too noisy to tell. Higher is better.",
         host.cpu, host.cpus, host.kernel, report.rounds
     );
-    area.draw(&Text::new(line, (MARGIN, 70), style(18, PALE, HPos::Left)))?;
+    area.draw(&Text::new(line, (MARGIN, 70), style(17, PALE, HPos::Left)))?;
     draw_legend(area, name)
 }
 
@@ -161,23 +161,43 @@ fn draw_panel(area: &Area<'_>, panel: &Panel) -> Result<(), Failure> {
     }
     let plain = [(0.0, 1.0), (count, 1.0)];
     chart.draw_series([PathElement::new(plain, INK.stroke_width(2))])?;
-    // Last, so that nothing runs through the text.
-    let decimals = if panel.groups.len() > CROWDED { 1 } else { 2 };
-    for (place, group) in panel.groups.iter().enumerate() {
-        for (bar, offset, _) in group.bars_with_places() {
+    // Last, and the texts after what they stand on, so that nothing hides one.
+    let is_crowded = panel.groups.len() > CROWDED;
+    let labels: Vec<_> = panel
+        .groups
+        .iter()
+        .enumerate()
+        .flat_map(|(place, group)| group.bars_with_places().map(move |bar| (place, bar)))
+        .map(|(place, (bar, offset, _))| {
             let center = place as f64 + 0.5 + offset + WIDTH / 2.0;
-            let Spread { median, q1, q3, .. } = bar.ratio;
-            let above = q3.max(median).min(top * 0.9);
-            chart.draw_series([PathElement::new([(center, q1), (center, above)], INK)])?;
-            let mark = if bar.is_noisy { "?" } else { "" };
-            let label = format!("{median:.decimals$}{mark}");
-            let half = 4 * label.len() as i32;
-            chart.draw_series([EmptyElement::at((center, above))
-                + Rectangle::new([(-half, -18), (half, -4)], WHITE.mix(0.8).filled())
-                + Text::new(label, (0, -18), style(13, INK, HPos::Center))])?;
-        }
+            let above = bar.ratio.q3.max(bar.ratio.median).min(top * 0.9);
+            (center, above, bar.label(is_crowded), bar.ratio.q1)
+        })
+        .collect();
+    chart.draw_series(labels.iter().map(|(center, above, label, _)| {
+        let half = 4 * label.len() as i32;
+        EmptyElement::at((*center, *above))
+            + Rectangle::new([(-half, -18), (half, -4)], WHITE.mix(0.8).filled())
+    }))?;
+    for (center, above, label, q1) in labels {
+        chart.draw_series([PathElement::new([(center, q1), (center, above)], INK)])?;
+        chart.draw_series([
+            EmptyElement::at((center, above)) + Text::new(label, (0, -18), style(13, INK, HPos::Center))
+        ])?;
     }
     Ok(())
+}
+
+impl Bar {
+    /// Its height, with a mark if it means nothing and if there is room for that.
+    fn label(&self, is_crowded: bool) -> String {
+        let median = self.ratio.median;
+        match (is_crowded, self.is_noisy) {
+            (true, _) => format!("{median:.1}"),
+            (false, true) => format!("{median:.2}?"),
+            (false, false) => format!("{median:.2}"),
+        }
+    }
 }
 
 impl Group {

@@ -212,26 +212,33 @@ fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
 }
 
-/// The rows of the accelerator by what can be said of them; the worse ones by name.
+/// The rows of the accelerator by what can be said of them.
 fn summary(report: &Report) -> String {
+    let speed = tally(report, "plain TCP", |column| column.verdict);
+    let cpu = tally(report, "plain TCP in CPU time", |column| column.cpu_verdict);
+    speed + &cpu
+}
+
+/// How many rows have each verdict, and which have become worse.
+fn tally(report: &Report, against: &str, verdict: fn(&Column) -> Option<Verdict>) -> String {
     let name = &report.columns[2];
-    let named = |verdict| {
-        let rows = report.rows.iter().filter(move |row| {
-            let column = row.columns.get(name);
-            column.and_then(|column| column.verdict) == Some(verdict)
-        });
+    let named = |wanted| {
+        let rows = report
+            .rows
+            .iter()
+            .filter(|row| row.columns.get(name).and_then(verdict) == Some(wanted));
         rows.map(|row| row.case.name.as_str()).collect::<Vec<_>>()
     };
     let worse = named(Verdict::Worse);
     let mut text = format!(
-        "{name} against plain TCP: {} rows better, {} the same, {} worse, {} too noisy to tell.\n",
+        "{name} against {against}: {} rows better, {} the same, {} worse, {} too noisy to tell.\n",
         named(Verdict::Better).len(),
         named(Verdict::Same).len(),
         worse.len(),
         named(Verdict::Noisy).len()
     );
     if !worse.is_empty() {
-        let _ = writeln!(text, "worse: {}", worse.join(", "));
+        let _ = writeln!(text, "  worse: {}", worse.join(", "));
     }
     text
 }
