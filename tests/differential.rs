@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::sync::{Mutex, PoisonError};
 
-use common::{Arena, Tool, example};
+use common::{Arena, Tool, Transcript, example, first_difference, transcript_of};
 
 /// One way to run the scenarios.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -40,15 +40,6 @@ fn runs() -> impl Iterator<Item = Run> {
     MODES.into_iter().flat_map(of_mode)
 }
 
-/// What one scenario wrote: its transcript, and how the messages of its warm connections went.
-#[derive(Clone, Default)]
-struct Lines {
-    log: Vec<String>,
-    notes: Vec<String>,
-}
-
-type Transcript = BTreeMap<String, Lines>;
-
 fn scenarios(arena: &Arena, run: Run, more: &[&str]) -> String {
     let mut command = arena.command(example("scenarios"));
     command.args(["--family", run.family, "--mode", run.mode, "--start", run.start]);
@@ -63,21 +54,7 @@ fn scenarios(arena: &Arena, run: Run, more: &[&str]) -> String {
 }
 
 fn transcript(arena: &Arena, run: Run) -> Transcript {
-    let mut transcript = Transcript::new();
-    for line in scenarios(arena, run, &[]).lines() {
-        let columns: Vec<&str> = line.splitn(3, '\t').collect();
-        let &[name, kind, text] = columns.as_slice() else {
-            panic!("not a line of a transcript: {line}");
-        };
-        let lines = transcript.entry(name.to_owned()).or_default();
-        let list = if kind == "log" {
-            &mut lines.log
-        } else {
-            &mut lines.notes
-        };
-        list.push(text.to_owned());
-    }
-    transcript
+    transcript_of(&scenarios(arena, run, &[]))
 }
 
 /// The transcript on plain TCP, which is made once.
@@ -123,21 +100,6 @@ impl fmt::Display for Difference {
     }
 }
 
-/// The first line that differs; or the first with wrong bytes, so that no other difference hides them.
-fn first_difference(plain: &Lines, accelerated: &Lines) -> Option<[String; 2]> {
-    let lines = plain.log.len().max(accelerated.log.len());
-    let line = |of: &Lines, at: usize| of.log.get(at).map_or("the end", String::as_str).to_owned();
-    let pairs = (0..lines).map(|at| [line(plain, at), line(accelerated, at)]);
-    let mut pairs = pairs.filter(|[plain, accelerated]| plain != accelerated);
-    let first = pairs.next()?;
-    let wrong = |[_, accelerated]: &[String; 2]| accelerated.contains("wrong");
-    Some(if wrong(&first) {
-        first
-    } else {
-        pairs.find(wrong).unwrap_or(first)
-    })
-}
-
 /// As the table names them: `default` and `any` are non-blocking programs.
 fn programs(admit: &str, mode: &str) -> String {
     if mode == "blocking" {
@@ -149,10 +111,8 @@ fn programs(admit: &str, mode: &str) -> String {
 
 fn differences(admit: &str, run: Run, plain: &Transcript, accelerated: &Transcript) -> BTreeSet<Difference> {
     let names: BTreeSet<&String> = plain.keys().chain(accelerated.keys()).collect();
-    let nothing = Lines::default();
     let difference = |name: &String| {
-        let [plain, accelerated] = [plain, accelerated].map(|side| side.get(name).unwrap_or(&nothing));
-        let [plain, accelerated] = first_difference(plain, accelerated)?;
+        let [plain, accelerated] = first_difference(plain.get(name), accelerated.get(name))?;
         Some(Difference {
             scenario: name.clone(),
             programs: programs(admit, run.mode),

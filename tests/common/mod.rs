@@ -12,6 +12,7 @@ mod restrict;
 mod sys;
 mod tool;
 mod traffic;
+mod transcript;
 
 pub use arena::Arena;
 pub use kernel::{KernelLog, kernel_objects, map_entries, wait_until_gone};
@@ -22,3 +23,4 @@ pub use restrict::{
 pub use sys::Interrupts;
 pub use tool::{Tool, ToolReport};
 pub use traffic::{Traffic, TrafficReport, example};
+pub use transcript::{Transcript, first_difference, transcript_of};

@@ -10,11 +10,13 @@ use crate::sys::{self, Family, Outcome};
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario("connect-deferred", deferred).cold(),
+    scenario("connect-deferred-two-messages", deferred_two_messages).cold(),
     scenario("connect-deferred-half-closed", deferred_half_closed).cold(),
     scenario("connect-mptcp-both", mptcp_both).cold(),
     scenario("connect-mptcp-client", mptcp_client).cold(),
     scenario("connect-mptcp-server", mptcp_server).cold(),
     scenario("connect-fastopen-send", fastopen_send).cold(),
+    scenario("connect-fastopen-two-messages", fastopen_two_messages).cold(),
     scenario("connect-fastopen-connect", fastopen_connect).cold(),
     scenario("connect-fastopen-server-only", fastopen_server_only).cold(),
     scenario("connect-fastopen-not-asked-for", fastopen_not_asked_for).cold(),
@@ -37,6 +39,19 @@ fn deferred(stage: &Stage) {
     let server = stage.accept(listener);
     server.poll(POLLIN);
     let _ = server.recv(200);
+    talk(stage.pair(client, server));
+}
+
+/// The server's socket exists from the first message on, which TCP has; so the second may go another way.
+fn deferred_two_messages(stage: &Stage) {
+    let listener = stage.listener();
+    defer(listener);
+    let client = stage.socket();
+    stage.connect(client, listener).expect("failed to connect");
+    let _ = client.send(100);
+    let _ = client.send(100);
+    let server = stage.accept(listener);
+    server.recv_all(200);
     talk(stage.pair(client, server));
 }
 
@@ -161,6 +176,21 @@ fn fastopen_send(stage: &Stage) {
         let _ = server.recv(200);
         talk(stage.pair(client, server));
     }
+}
+
+/// As with a listener that waits for data.
+fn fastopen_two_messages(stage: &Stage) {
+    if !allow_fastopen() {
+        return;
+    }
+    let listener = fastopen_listener(stage);
+    let client = stage.socket();
+    without_cookies(client);
+    fastopen_send_to(client, listener);
+    let _ = client.send(100);
+    let server = stage.accept(listener);
+    server.recv_all(200);
+    talk(stage.pair(client, server));
 }
 
 fn fastopen_connect(stage: &Stage) {
