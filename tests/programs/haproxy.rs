@@ -2,6 +2,7 @@
 
 use crate::compare::{Totals, compare};
 use crate::nginx;
+use crate::servers::{self, STATIC};
 use crate::stage::Stage;
 use crate::web;
 
@@ -10,8 +11,7 @@ const TCP: &str = "127.0.0.1:9002";
 
 fn start(stage: &mut Stage, options: &str) {
     let listen = |mode, address| {
-        let server = nginx::STATIC;
-        format!("listen {mode}\n mode {mode}\n bind {address}\n server nginx {server}\n{options}\n")
+        format!("listen {mode}\n mode {mode}\n bind {address}\n server nginx {STATIC}\n{options}\n")
     };
     let configuration = [
         "defaults\n timeout connect 20s\n timeout client 60s\n timeout server 60s\n".to_owned(),
@@ -26,7 +26,7 @@ fn start(stage: &mut Stage, options: &str) {
 
 fn carry(what: &str, options: &str, tool_arguments: &[&str]) -> Totals {
     compare(what, |stage| {
-        nginx::start(stage);
+        servers::nginx(stage);
         start(stage, options);
         stage.accelerate_with(tool_arguments);
         for server in [HTTP, TCP] {

@@ -11,5 +11,7 @@ mod node;
 mod postgres;
 mod python;
 mod redis;
+#[allow(dead_code, reason = "the comparison starts them too, some in its own way")]
+mod servers;
 mod stage;
 mod web;

@@ -3,54 +3,14 @@
 use std::process::Command;
 
 use crate::compare::compare;
+use crate::servers::{self, HOSTS, POSTGRES_PORT, POSTGRES_USER};
 use crate::stage::{Stage, digest, digest_of};
-
-const USER: &str = "postgres";
-const PORT: &str = "5432";
-const HOSTS: [&str; 2] = ["127.0.0.1", "::1"];
-
-/// Starts a PostgreSQL of its own, in its own folder, as the user that its package has made.
-fn start(stage: &mut Stage) {
-    let mut own = Command::new("install");
-    own.args(["-d", "-o", USER])
-        .arg(stage.path("sockets"))
-        .arg(stage.path("data"));
-    assert!(
-        own.status().is_ok_and(|status| status.success()),
-        "failed to make folders for {USER}"
-    );
-    let mut command = stage.command_as(USER, "initdb");
-    command.args([
-        "--no-sync",
-        "--auth",
-        "trust",
-        "--locale",
-        "C",
-        "--encoding",
-        "UTF8",
-    ]);
-    command
-        .args(["--username", USER, "--pgdata"])
-        .arg(stage.path("data"));
-    stage.run(command);
-    let mut command = stage.command_as(USER, "postgres");
-    command.args(["-p", PORT, "-D"]).arg(stage.path("data"));
-    for setting in [
-        "listen_addresses=127.0.0.1,::1",
-        &format!("unix_socket_directories={}", stage.path("sockets").display()),
-        "fsync=off",
-        "shared_buffers=64MB",
-    ] {
-        command.args(["-c", setting]);
-    }
-    stage.serve(command, &["127.0.0.1:5432", "[::1]:5432"]);
-}
 
 fn client(stage: &Stage, program: &str, host: &str) -> Command {
     let mut command = stage.command(program);
     command
-        .args(["-h", host, "-p", PORT, "-U", USER])
-        .env("PGDATABASE", USER);
+        .args(["-h", host, "-p", POSTGRES_PORT, "-U", POSTGRES_USER])
+        .env("PGDATABASE", POSTGRES_USER);
     command
 }
 
@@ -80,7 +40,7 @@ fn pgbench(stage: &mut Stage, host: &str, arguments: &str) {
 #[test]
 fn postgres_runs_pgbench() {
     let totals = compare("pgbench", |stage| {
-        start(stage);
+        servers::postgres(stage);
         stage.accelerate();
         for host in HOSTS {
             pgbench(stage, host, "--initialize --quiet --no-vacuum --scale 1");
@@ -113,7 +73,7 @@ fn postgres_runs_pgbench() {
 #[test]
 fn postgres_copies_and_answers_queries() {
     let totals = compare("psql", |stage| {
-        start(stage);
+        servers::postgres(stage);
         let rows: String = (0..200_000u64)
             .map(|row| format!("{row}\t{:032x}\n", row.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
             .collect();

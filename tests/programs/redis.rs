@@ -1,32 +1,15 @@
 //! Redis: pipelines, large values, publish and subscribe, and a replica.
 
-use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::compare::compare;
+use crate::servers::{self, HOSTS};
 use crate::stage::Stage;
 
 const MAIN: &str = "6379";
 const REPLICA: &str = "6380";
-const HOSTS: [&str; 2] = ["127.0.0.1", "::1"];
 const SYNCED: Duration = Duration::from_secs(60);
-
-/// Starts a Redis that keeps nothing and listens on both hosts.
-fn start(stage: &mut Stage, port: &str) {
-    let folder = stage.path(port);
-    fs::create_dir(&folder).expect("failed to make a folder for Redis");
-    let mut command = stage.command("redis-server");
-    command.args(["--port", port, "--bind"]).args(HOSTS);
-    command.args(["--save", "", "--dir"]).arg(folder);
-    command.args([
-        "--repl-diskless-sync-delay",
-        "0",
-        "--enable-debug-command",
-        "local",
-    ]);
-    stage.serve(command, &[&format!("127.0.0.1:{port}"), &format!("[::1]:{port}")]);
-}
 
 fn cli(stage: &Stage, port: &str, arguments: &[&str]) -> Vec<String> {
     let mut command = stage.command("redis-cli");
@@ -61,7 +44,7 @@ fn client(stage: &mut Stage, host: &str, what: &str) {
 #[test]
 fn redis_answers_pipelines_and_large_values() {
     let totals = compare("Redis", |stage| {
-        start(stage, MAIN);
+        servers::redis(stage, MAIN);
         stage.accelerate();
         for host in HOSTS {
             benchmark(stage, host, "-t set,get,lrange_100 -n 30000");
@@ -76,7 +59,7 @@ fn redis_answers_pipelines_and_large_values() {
 #[test]
 fn redis_publishes_to_each_subscriber_in_order() {
     let totals = compare("Redis pub/sub", |stage| {
-        start(stage, MAIN);
+        servers::redis(stage, MAIN);
         stage.accelerate();
         for host in HOSTS {
             client(stage, host, "channels");
@@ -114,8 +97,8 @@ fn assert_follows(stage: &mut Stage, when: &str) {
 #[test]
 fn a_redis_replica_syncs_and_follows() {
     let totals = compare("Redis replica", |stage| {
-        start(stage, MAIN);
-        start(stage, REPLICA);
+        servers::redis(stage, MAIN);
+        servers::redis(stage, REPLICA);
         cli(stage, MAIN, &["debug", "populate", "5000", "key", "10000"]);
         stage.accelerate();
         cli(stage, REPLICA, &["replicaof", "127.0.0.1", MAIN]);

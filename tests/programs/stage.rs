@@ -3,7 +3,9 @@
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -88,13 +90,12 @@ impl Stage {
         command
     }
 
-    /// Starts a server and waits until all of its addresses accept connections.
+    /// Starts a server and waits until all of its addresses, or paths of Unix sockets, accept connections.
     pub fn serve(&mut self, command: Command, addresses: &[&str]) {
         let mut server = Server(Process::start(command));
         for address in addresses {
-            let address: SocketAddr = address.parse().expect("an address and a port");
             let deadline = Instant::now() + READY;
-            while let Err(error) = self.arena.in_namespace(|| TcpStream::connect(address)) {
+            while let Err(error) = self.arena.in_namespace(|| connect(address)) {
                 assert!(
                     server.0.is_running() && Instant::now() < deadline,
                     "no server at {address}: {error}: {}",
@@ -170,6 +171,14 @@ impl Stage {
         let lines = self.servers.iter().flat_map(|Server(server)| server.stderr());
         lines.filter(|line| line.contains(word)).collect()
     }
+}
+
+fn connect(address: &str) -> io::Result<()> {
+    if address.starts_with('/') {
+        return UnixStream::connect(address).map(drop);
+    }
+    let address: SocketAddr = address.parse().expect("an address and a port");
+    TcpStream::connect(address).map(drop)
 }
 
 /// Ended by SIGINT, so that it takes back what only it knows of, like shared memory.

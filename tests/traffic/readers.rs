@@ -25,11 +25,24 @@ pub struct Options {
     /// Connections to close and open again in a second
     #[arg(long, default_value_t = 5)]
     churn: u64,
+    /// Only readers of this kind
+    #[arg(long, value_enum)]
+    only: Option<Style>,
     /// FIONREAD readers ask before their first read too
     #[arg(long)]
     fionread_at_once: bool,
     #[command(flatten)]
     common: Common,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Style {
+    /// Edge-triggered, until a short read
+    Edge,
+    /// Edge-triggered, what FIONREAD says
+    Fionread,
+    /// Level-triggered
+    Level,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -78,6 +91,7 @@ impl Control {
 
 struct Readers {
     connections: u64,
+    only: Option<Style>,
     fionread_at_once: bool,
     control: Arc<Control>,
 }
@@ -103,14 +117,19 @@ impl Workload for Readers {
 
     fn reading(&self, connection: u64, side: Side) -> Reading {
         let mut random = Random::of(self.control.seed, connection, 1 + side.index() as u64);
-        match connection % 4 {
-            0 | 1 => Reading::Edge {
+        let style = self.only.unwrap_or(match connection % 4 {
+            0 | 1 => Style::Edge,
+            2 => Style::Fionread,
+            _ => Style::Level,
+        });
+        match style {
+            Style::Edge => Reading::Edge {
                 buffer: random.spread(KIB, 128 * KIB) as usize,
             },
-            2 => Reading::Fionread {
+            Style::Fionread => Reading::Fionread {
                 at_once: self.fionread_at_once,
             },
-            _ => Reading::Level {
+            Style::Level => Reading::Level {
                 buffer: random.spread(256, 16 * KIB) as usize,
             },
         }
@@ -324,6 +343,7 @@ pub fn main(mut options: Options) -> Result<()> {
     let fionread_at_once = options.fionread_at_once;
     let readers = Readers {
         connections,
+        only: options.only,
         fionread_at_once,
         control,
     };

@@ -11,6 +11,7 @@ mod echo;
 mod end;
 mod events;
 mod gate;
+mod get;
 mod hold;
 mod mate;
 mod monitor;
@@ -58,6 +59,8 @@ enum Workload {
     Churn(churn::Options),
     /// One client of an echo server that is not ours
     Dial(dial::Options),
+    /// Clients of a memcached, as fast as it answers
+    Get(get::Options),
     /// An echo server for clients in other processes
     Serve(serve::Options),
     /// Connections that stay open and echo when told
@@ -79,6 +82,7 @@ fn main() -> ExitCode {
             Workload::Repeat(options) => repeat::main(options),
             Workload::Churn(options) => churn::main(options),
             Workload::Dial(options) => dial::main(options),
+            Workload::Get(options) => get::main(options),
             Workload::Serve(options) => serve::main(options),
             Workload::Hold(options) => hold::main(options),
             Workload::Soak(options) => soak::main(options),
