@@ -2,11 +2,12 @@
 
 PREFIX ?= /usr/local
 BINARY := $(or $(CARGO_TARGET_DIR),target)/release/sockredir
+COMPARE := $(or $(CARGO_TARGET_DIR),target)/compare
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 
 .PHONY: help
 help: ## List the targets (this)
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: build ## Build and run as root: make run ARGS="--cgroup /sys/fs/cgroup/some.slice"
@@ -26,6 +27,18 @@ test: ## Build the tests and run them as root; ARGS="name" runs those with that 
 soak: ## Programs of every kind under the tool for MINUTES=10 (root); SEED=n repeats the random choices of an earlier run
 	@scripts/setup test
 	SOCKREDIR_SOAK_MINUTES=$(or $(MINUTES),10) SOCKREDIR_SOAK_SEED=$(SEED) scripts/test --nocapture pass_a_soak
+
+.PHONY: compare
+compare: ## Plain TCP, sockredir and an aya implementation side by side (root, 45 minutes); ARGS="--quick safety bench"
+	@scripts/setup test
+	aya=$$(compare/build) && \
+	{ [ -e $(COMPARE)/builds.tsv ] || compare/measure-builds $(COMPARE)/builds.tsv; } && \
+	compare/run --aya $$aya $(ARGS)
+
+.PHONY: bench-programs
+bench-programs: ## Redis, PostgreSQL, nginx and memcached over plain TCP, Unix sockets and the tool (root, 6 minutes)
+	@scripts/setup test
+	compare/run $(ARGS) programs
 
 .PHONY: mutants
 mutants: ## Take each law out of the datapath and check that its test notices (root, 20 minutes); ARGS="order" takes one

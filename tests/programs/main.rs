@@ -13,5 +13,6 @@ mod python;
 mod redis;
 #[allow(dead_code, reason = "the comparison starts them too, some in its own way")]
 mod servers;
+#[allow(dead_code, reason = "the comparison uses more of it")]
 mod stage;
 mod web;

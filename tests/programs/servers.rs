@@ -4,9 +4,13 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::stage::Stage;
 use crate::web;
+
+const ANSWERS: Duration = Duration::from_secs(60);
 
 /// Where all of them listen.
 pub const HOSTS: [&str; 2] = ["127.0.0.1", "::1"];
@@ -70,6 +74,14 @@ pub fn postgres(stage: &mut Stage) {
         command.args(["-c", setting]);
     }
     stage.serve(command, &["127.0.0.1:5432", "[::1]:5432"]);
+    // It accepts connections some time before it answers them.
+    let mut ready = stage.command("pg_isready");
+    ready.args(["--quiet", "-h", HOSTS[0], "-p", POSTGRES_PORT]);
+    let deadline = Instant::now() + ANSWERS;
+    while !ready.status().is_ok_and(|status| status.success()) {
+        assert!(Instant::now() < deadline, "PostgreSQL does not answer");
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 pub fn postgres_sockets(stage: &Stage) -> PathBuf {
@@ -140,17 +152,20 @@ pub fn memcached(stage: &mut Stage) {
     stage.serve(command, &[MEMCACHED, "[::1]:11211"]);
 }
 
-/// A memcached on a Unix socket; the path of it.
-pub fn memcached_on_socket(stage: &mut Stage) -> PathBuf {
+/// A memcached on a Unix socket, `memcached_socket`.
+pub fn memcached_on_socket(stage: &mut Stage) {
     // It listens as a user who is not root.
     let folder = stage.path("memcached");
     fs::create_dir(&folder).expect("failed to make a folder for memcached");
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).expect("failed to open it to memcached");
-    let path = folder.join("socket");
+    let path = memcached_socket(stage);
     let mut command = memcached_command(stage);
     command.arg("-s").arg(&path);
     stage.serve(command, &[path.to_str().expect("a path of letters")]);
-    path
+}
+
+pub fn memcached_socket(stage: &Stage) -> PathBuf {
+    stage.path("memcached").join("socket")
 }
 
 fn memcached_command(stage: &Stage) -> Command {

@@ -48,6 +48,10 @@ impl Stage {
         }
     }
 
+    pub fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
     pub fn folder(&self) -> &Path {
         &self.folder.0
     }
