@@ -67,6 +67,10 @@ enum {
 	TCP_NEW_SYN_RECV = 12,
 };
 
+enum sk_psock_state_bits {
+	SK_PSOCK_TX_ENABLED = 0,
+};
+
 enum net_device_flags {
 	IFF_LOOPBACK = 8,
 };
@@ -570,6 +574,7 @@ struct sk_psock {
 	struct sk_buff_head ingress_skb;
 	struct list_head ingress_msg;
 	u32 msg_tot_len;
+	long unsigned int state;
 	refcount_t refcnt;
 };
 

@@ -137,6 +137,15 @@ static __always_inline void service_score(struct flow *flow, __s32 change)
 	service->score = score > score_most ? score_most : score < 0 ? 0 : score;
 }
 
+/* Redirection has paid for the insertion of this flow, or would have. */
+static __always_inline void service_credit(struct flow *flow)
+{
+	if (flow->worth)
+		return;
+	flow->worth = 1;
+	service_score(flow, score_gain);
+}
+
 /* No connection of this client to this service is inserted any more, as the reason says. */
 static __always_inline void service_shun(struct flow *flow, enum counter reason)
 {

@@ -48,14 +48,21 @@ static __always_inline bool is_nonblocking(struct file *file)
 	return file->f_flags & O_NONBLOCK;
 }
 
-/* The socket map's state of a socket, or none: not mapped, or already unlinked by close. */
+/* The socket map's state of a socket, or none: not mapped, or already unlinked by close. A mate that waits for the lock of a
+ * socket that is being closed keeps the psock for that time, and what it brings is thrown away.
+ */
 static __always_inline struct sk_psock *psock_of(struct sock *sock)
 {
-	unsigned long data = (unsigned long)sock->sk_user_data;
+	unsigned long data = (unsigned long)sock->sk_user_data, open;
+	struct sk_psock *psock;
 
 	if (!(data & USER_DATA_PSOCK))
 		return NULL;
-	return kernel_object((void *)(data & ~USER_DATA_FLAGS), struct sk_psock);
+	psock = kernel_object((void *)(data & ~USER_DATA_FLAGS), struct sk_psock);
+	open = psock->state & 1ul << bpf_core_enum_value(enum sk_psock_state_bits, SK_PSOCK_TX_ENABLED);
+	/* Without a branch the verifier sees arithmetic on the pointer. */
+	barrier_var(open);
+	return open ? psock : NULL;
 }
 
 /* Nothing redirected, and nothing that came through TCP, waits to be read in the one receive queue (law 3). */

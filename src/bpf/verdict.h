@@ -121,8 +121,12 @@ static __always_inline enum counter judge_mate(struct sk_msg *kmsg, struct end *
 		return COUNTER_MESSAGES_NOT_ACCEPTED;
 	if (!admit_any && !is_nonblocking(file))
 		return turn_back(flow, end->accepted);
-	if (admission != COUNTERS && flow_swap(flow, FLOW_OBSERVE, FLOW_ADMITTED))
+	if (admission != COUNTERS && flow_swap(flow, FLOW_OBSERVE, FLOW_ADMITTED)) {
 		count(admission);
+		/* So many messages would have paid, had they been redirected from the beginning. */
+		if (flow->observe == observe_messages)
+			service_credit(flow);
+	}
 	/* The other end, or another thread, may have decided otherwise. */
 	if (state_of(flow_word(flow)) != FLOW_ADMITTED)
 		return COUNTER_MESSAGES_TCP_ONLY;
@@ -193,10 +197,8 @@ static __always_inline void account(struct end *end, struct flow *flow, __u32 si
 	end->via = VIA_REDIRECT;
 	end->round_redirected++;
 	end->sent.bytes += size;
-	if (++end->sent.messages == worth_messages && !flow->worth) {
-		flow->worth = 1;
-		service_score(flow, score_gain);
-	}
+	if (++end->sent.messages == worth_messages)
+		service_credit(flow);
 }
 
 /* Which counter the message falls under; it is redirected if that is COUNTER_MESSAGES_REDIRECTED. */
