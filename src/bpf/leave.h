@@ -4,7 +4,6 @@
 #define LEAVE_H
 
 #include "establish.h"
-#include "unsent.h"
 
 /* Waiters that are looked at; a connected socket rarely has more than one. */
 #define WAITERS 8
@@ -206,7 +205,6 @@ static __always_inline void attend(struct bpf_sock_ops *ctx)
 		if (reason != COUNTERS)
 			refuse(flow, reason);
 	}
-	unsent_tend(ctx, end, tcp, state_of(flow_word(flow)));
 	psock = psock_of(sock_of(tcp));
 	if (!psock) {
 		forget_unread(ctx, sock_of(tcp));
@@ -233,10 +231,7 @@ static __always_inline void attend_idle(struct tcp_sock *tcp)
 	if (!end || !end->mapped || !psock)
 		return;
 	flow = flow_of(end);
-	if (!flow)
-		return;
-	unsent_tend(tcp, end, tcp, FLOW_TCP_ONLY);
-	if (!step_out(end, flow, sock_of(tcp), psock, 0))
+	if (!flow || !step_out(end, flow, sock_of(tcp), psock, 0))
 		return;
 	flags = tcp->bpf_sock_ops_cb_flags & ~end->callbacks;
 	bpf_setsockopt(tcp, SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, &flags, sizeof(flags));

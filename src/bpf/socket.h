@@ -14,7 +14,6 @@
 /* The program has set SO_RCVBUF (include/net/sock.h). */
 #define SOCK_RCVBUF_LOCK 2
 #define SOL_TCP 6
-#define TCP_NOTSENT_LOWAT 25
 #define IPPROTO_TCP 6
 /* The low bits of sk_user_data are flags, and one says that the rest points to a psock (include/net/sock.h,
  * SK_USER_DATA_PTRMASK and SK_USER_DATA_PSOCK).

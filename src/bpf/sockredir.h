@@ -258,11 +258,6 @@ struct end {
 	enum via via;
 	/* Why the last message went the way it went, as its messages_* counter. */
 	enum counter reason;
-	/* A message of the bulk size went through TCP though the flow may be redirected: the write queue should be short.
-	 * And TCP_NOTSENT_LOWAT, as set for that, or 0.
-	 */
-	__u32 bulk;
-	__u32 unsent;
 	/* Messages below the bulk size sent in a row without an answer. */
 	__u32 one_way;
 	/* Messages of the admitted flow in the present round of gain_messages, and how many of them were redirected. */

@@ -283,7 +283,6 @@ static __always_inline int verdict(struct sk_msg_md *msg)
 		count_many(COUNTER_BYTES_REDIRECTED, msg->size);
 	} else {
 		end->via = VIA_TCP;
-		end->bulk |= msg->size >= bulk_bytes;
 		count_many(COUNTER_BYTES_TCP, msg->size);
 	}
 	return SK_PASS;

@@ -192,16 +192,21 @@ pub struct Monitor {
     deadline: Instant,
     live: Mutex<HashMap<u64, Arc<Connection>>>,
     faults: AtomicU64,
+    /// Sends that wait on although the receiver was killed are ended and counted; else they are faults.
+    ends_hung_sends: bool,
+    hung_sends: AtomicU64,
 }
 
 impl Monitor {
     /// Starts the thread that ends the process after a fault, a stall or the deadline.
-    pub fn start(seconds: u64) -> Arc<Self> {
+    pub fn start(seconds: u64, ends_hung_sends: bool) -> Arc<Self> {
         let deadline = Instant::now() + Duration::from_secs(seconds);
         let monitor = Arc::new(Self {
             deadline,
             live: Mutex::default(),
             faults: AtomicU64::new(0),
+            ends_hung_sends,
+            hung_sends: AtomicU64::new(0),
         });
         let watching = Arc::clone(&monitor);
         thread::spawn(move || watching.watch());
@@ -250,6 +255,10 @@ impl Monitor {
         self.faults.load(Relaxed) > 0
     }
 
+    pub fn hung_sends(&self) -> u64 {
+        self.hung_sends.load(Relaxed)
+    }
+
     fn watch(&self) {
         while !self.failed() {
             thread::sleep(TICK);
@@ -289,7 +298,13 @@ impl Monitor {
                 let Some(reason) = end.tick(connection.end(side.other()), mate_is_dead) else {
                     continue;
                 };
-                self.fault_at(connection, side, format!("stalled for 5 s: {reason}"));
+                if mate_is_dead && self.ends_hung_sends && end.stage() == Stage::SendBlocked {
+                    self.hung_sends.fetch_add(1, Relaxed);
+                    // Fails if the connection has ended just now, which is as good.
+                    let _ = sys::shutdown(end.fd.load(Relaxed));
+                } else {
+                    self.fault_at(connection, side, format!("stalled for 5 s: {reason}"));
+                }
             }
         }
     }

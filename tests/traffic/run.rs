@@ -104,7 +104,7 @@ impl Run {
             families: vec![common.family],
             sides: Sides::Both,
         };
-        let monitor = Monitor::start(common.longest());
+        let monitor = Monitor::start(common.longest(), false);
         Self::of(parts, common, connections, workload, monitor)
     }
 

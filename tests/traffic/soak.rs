@@ -64,6 +64,8 @@ pub enum Inject {
 pub enum Known {
     /// A blocking recv returns EAGAIN
     Eagain,
+    /// A send waits on although the receiver, which had half-closed, was killed: what that had not read keeps the window shut
+    HungSend,
 }
 
 /// What all parts have in common.
@@ -83,7 +85,7 @@ impl Control {
         Self {
             common,
             seed,
-            monitor: Monitor::start(seconds + LAST_ORDERS),
+            monitor: Monitor::start(seconds + LAST_ORDERS, known.contains(&Known::HungSend)),
             known,
             inject,
             again: AtomicU64::new(0),
@@ -226,6 +228,7 @@ pub fn main(mut options: Options) -> Result<()> {
     );
     println!("messages={}\nkilled={}", sums.tally.messages, sums.killed);
     println!("blocking_eagain={}", control.again.load(Ordering::Relaxed));
+    println!("hung_sends={}", control.monitor.hung_sends());
     println!("microseconds={}", start.elapsed().as_micros());
     Ok(())
 }

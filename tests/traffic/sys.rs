@@ -160,9 +160,7 @@ impl Listener {
 
     /// Nobody is accepted any more, and a thread that waits in `accept` gets an error.
     pub fn shutdown(&self) -> io::Result<()> {
-        // SAFETY: no pointers.
-        check(unsafe { libc::shutdown(self.fd.as_raw_fd(), libc::SHUT_RDWR) })?;
-        Ok(())
+        shutdown(self.fd.as_raw_fd())
     }
 
     /// The accepted socket and its peer, with `SOCK_NONBLOCK` if asked.
@@ -180,6 +178,13 @@ impl AsRawFd for Listener {
     fn as_raw_fd(&self) -> RawFd {
         self.fd.as_raw_fd()
     }
+}
+
+/// Ends both directions, also for a thread that waits in a call on the socket.
+pub fn shutdown(fd: RawFd) -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::shutdown(fd, libc::SHUT_RDWR) })?;
+    Ok(())
 }
 
 /// A socket that is connected, or (non-blocking) on its way; from an address of the caller's choice if there is one.
