@@ -227,7 +227,7 @@ enum counter {
 	COUNTERS,
 };
 
-/* How one direction is sent at the moment. */
+/* How the last message of one direction was sent, as far as its verdict says. */
 enum via {
 	VIA_TCP,
 	VIA_REDIRECT,
@@ -275,7 +275,8 @@ struct end {
 	__u32 callbacks;
 	/* Operand of the full barrier: always 0. */
 	__u32 fence;
-	__u32 pad;
+	/* The socket's write_seq when it last redirected: what TCP has sent since moves it. */
+	__u32 redirect_seq;
 };
 
 #endif

@@ -130,7 +130,9 @@ static __always_inline enum counter judge_mate(struct sk_msg *kmsg, struct end *
 	/* The other end, or another thread, may have decided otherwise. */
 	if (state_of(flow_word(flow)) != FLOW_ADMITTED)
 		return COUNTER_MESSAGES_TCP_ONLY;
-	if (end->via == VIA_TCP && !is_in_order(end, own, tcp, psock))
+	/* A thread whose message was taken back sends it after other threads have had their verdicts. */
+	if ((end->via == VIA_TCP || own->write_seq != end->redirect_seq) &&
+	    !is_in_order(end, own, tcp, psock))
 		return COUNTER_MESSAGES_ORDER;
 	return limit_of(end, mate, psock, size);
 }
@@ -192,9 +194,10 @@ static __always_inline enum counter judge_own(struct end *end, struct flow *flow
 	return COUNTERS;
 }
 
-static __always_inline void account(struct end *end, struct flow *flow, __u32 size)
+static __always_inline void account(struct end *end, struct flow *flow, struct tcp_sock *own, __u32 size)
 {
 	end->via = VIA_REDIRECT;
+	end->redirect_seq = own->write_seq;
 	end->round_redirected++;
 	end->sent.bytes += size;
 	if (++end->sent.messages == worth_messages)
@@ -253,7 +256,7 @@ static __always_inline enum counter judge(struct sk_msg_md *msg, struct sk_msg *
 		return COUNTER_MESSAGES_NO_MATE;
 	reason = judge_mate(kmsg, end, flow, own, size, admission);
 	if (reason == COUNTER_MESSAGES_REDIRECTED)
-		account(end, flow, size);
+		account(end, flow, own, size);
 	else
 		redirect_to_tcp(msg, end);
 	return reason;
