@@ -62,6 +62,23 @@ fn every_byte_arrives_in_order_while_flows_change_their_nature() {
     assert!(totals.counter("messages_order") > 0, "{}", totals.transcript);
 }
 
+/// A message that is taken back goes to TCP after another thread's message was redirected: what follows it must wait for it.
+#[test]
+fn threads_that_send_on_one_socket_keep_their_order() {
+    let arena = Arena::new();
+    let tool = Tool::start(&arena, &[]);
+    let mut arguments = vec!["soak", "--part", "crowd", "--connections", "2000"];
+    arguments.extend(["--seconds", "20"]);
+    arena.traffic(&arguments).finish();
+    let totals = tool.stop();
+    println!("{}", totals.transcript);
+    assert!(
+        totals.counter("messages_redirected") > 1000,
+        "{}",
+        totals.transcript
+    );
+}
+
 /// Without law 6 the sender is never stopped, and each small message holds a kilobyte of kernel memory.
 #[test]
 fn a_reader_that_stops_bounds_what_its_sender_may_send() {
