@@ -13,8 +13,6 @@ use crate::mate::Mate;
 use crate::sys;
 
 const TICK: Duration = Duration::from_millis(100);
-/// So many ticks without progress although the other end has done its part are a stall: five seconds.
-const STALL_TICKS: u32 = 50;
 /// When the run fails, ends that wait for so long are told too.
 const WAITING_TICKS: u32 = 10;
 /// After the first fault, what else is wrong is reported for so long.
@@ -122,7 +120,7 @@ impl EndState {
     }
 
     /// Counts a tick; the reason once there were too many without progress.
-    fn tick(&self, mate: &EndState, mate_is_dead: bool) -> Option<&'static str> {
+    fn tick(&self, mate: &EndState, mate_is_dead: bool, stall: u32) -> Option<&'static str> {
         let mut position = self.sent.load(Relaxed) ^ self.received.load(Relaxed).rotate_left(32);
         if self.stage() == Stage::SendBlocked {
             // A blocking send counts when it is done; what is read of it is progress.
@@ -134,7 +132,7 @@ impl EndState {
             return None;
         }
         let ticks = self.ticks.fetch_add(1, Relaxed) + 1;
-        if ticks == STALL_TICKS { reason } else { None }
+        if ticks == stall { reason } else { None }
     }
 
     fn describe(&self) -> String {
@@ -190,6 +188,8 @@ impl Connection {
 
 pub struct Monitor {
     deadline: Instant,
+    /// Ticks until a stall.
+    stall: u32,
     live: Mutex<HashMap<u64, Arc<Connection>>>,
     faults: AtomicU64,
     /// Sends that wait on although the receiver was killed are ended and counted; else they are faults.
@@ -199,10 +199,11 @@ pub struct Monitor {
 
 impl Monitor {
     /// Starts the thread that ends the process after a fault, a stall or the deadline.
-    pub fn start(seconds: u64, ends_hung_sends: bool) -> Arc<Self> {
+    pub fn start(seconds: u64, stall: u64, ends_hung_sends: bool) -> Arc<Self> {
         let deadline = Instant::now() + Duration::from_secs(seconds);
         let monitor = Arc::new(Self {
             deadline,
+            stall: (stall * 1000 / TICK.as_millis() as u64) as u32,
             live: Mutex::default(),
             faults: AtomicU64::new(0),
             ends_hung_sends,
@@ -277,7 +278,7 @@ impl Monitor {
     /// Tells of open connections that wait, for whoever looks for the cause of the faults.
     fn note_open(&self, ticks: u32) {
         let live = self.lock();
-        let waits = |end: &EndState| (ticks..STALL_TICKS).contains(&end.ticks.load(Relaxed));
+        let waits = |end: &EndState| (ticks..self.stall).contains(&end.ticks.load(Relaxed));
         for connection in live
             .values()
             .filter(|connection| connection.ends.iter().any(waits))
@@ -295,7 +296,7 @@ impl Monitor {
         for connection in self.lock().values() {
             for side in [Side::Client, Side::Server] {
                 let (end, mate_is_dead) = (connection.end(side), connection.mate_is_dead());
-                let Some(reason) = end.tick(connection.end(side.other()), mate_is_dead) else {
+                let Some(reason) = end.tick(connection.end(side.other()), mate_is_dead, self.stall) else {
                     continue;
                 };
                 if mate_is_dead && self.ends_hung_sends && end.stage() == Stage::SendBlocked {
@@ -303,7 +304,8 @@ impl Monitor {
                     // Fails if the connection has ended just now, which is as good.
                     let _ = sys::shutdown(end.fd.load(Relaxed));
                 } else {
-                    self.fault_at(connection, side, format!("stalled for 5 s: {reason}"));
+                    let time = TICK * self.stall;
+                    self.fault_at(connection, side, format!("stalled for {time:?}: {reason}"));
                 }
             }
         }

@@ -48,6 +48,9 @@ pub struct Common {
     /// A run that takes longer is a fault
     #[arg(long, default_value_t = 600)]
     pub deadline: u64,
+    /// So many seconds without progress, although the other end has done its part, are a fault
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub stall: u64,
     /// Send this byte of the first connection wrong: the run must fail
     #[arg(long)]
     pub flip: Option<u64>,

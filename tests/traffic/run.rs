@@ -104,7 +104,7 @@ impl Run {
             families: vec![common.family],
             sides: Sides::Both,
         };
-        let monitor = Monitor::start(common.longest(), false);
+        let monitor = Monitor::start(common.longest(), common.stall, false);
         Self::of(parts, common, connections, workload, monitor)
     }
 

@@ -82,10 +82,11 @@ pub struct Control {
 
 impl Control {
     pub fn new(common: Common, seed: u64, seconds: u64, known: Vec<Known>, inject: Option<Inject>) -> Self {
+        let ends_hung_sends = known.contains(&Known::HungSend);
         Self {
-            common,
             seed,
-            monitor: Monitor::start(seconds + LAST_ORDERS, known.contains(&Known::HungSend)),
+            monitor: Monitor::start(seconds + LAST_ORDERS, common.stall, ends_hung_sends),
+            common,
             known,
             inject,
             again: AtomicU64::new(0),

@@ -115,6 +115,7 @@ impl Life {
         command.args(["--seed", &control.seed.to_string()]);
         command.args(["--connections", &self.connections.to_string()]);
         command.args(["--mode", &name(mode)]);
+        command.args(["--stall", &control.common.stall.to_string()]);
         for known in &control.known {
             command.args(["--known", &name(*known)]);
         }
