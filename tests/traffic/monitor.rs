@@ -304,8 +304,8 @@ impl Monitor {
                     // Fails if the connection has ended just now, which is as good.
                     let _ = sys::shutdown(end.fd.load(Relaxed));
                 } else {
-                    let time = TICK * self.stall;
-                    self.fault_at(connection, side, format!("stalled for {time:?}: {reason}"));
+                    let seconds = (TICK * self.stall).as_secs();
+                    self.fault_at(connection, side, format!("stalled for {seconds} s: {reason}"));
                 }
             }
         }
