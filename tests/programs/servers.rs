@@ -76,7 +76,16 @@ pub fn postgres(stage: &mut Stage) {
     stage.serve(command, &["127.0.0.1:5432", "[::1]:5432"]);
     // It accepts connections some time before it answers them.
     let mut ready = stage.command("pg_isready");
-    ready.args(["--quiet", "-h", HOSTS[0], "-p", POSTGRES_PORT]);
+    // As a user that it knows: it would complain of another one.
+    ready.args([
+        "--quiet",
+        "-h",
+        HOSTS[0],
+        "-p",
+        POSTGRES_PORT,
+        "-U",
+        POSTGRES_USER,
+    ]);
     let deadline = Instant::now() + ANSWERS;
     while !ready.status().is_ok_and(|status| status.success()) {
         assert!(Instant::now() < deadline, "PostgreSQL does not answer");
