@@ -23,6 +23,11 @@ test: ## Build the tests and run them as root; ARGS="name" runs those with that 
 	@scripts/setup test
 	scripts/test $(ARGS)
 
+.PHONY: test-kernels
+test-kernels: ## Run a choice of the tests under other kernels in QEMU (root); ARGS="6.12" takes one, KERNEL=bzImage your own
+	@scripts/setup kernels
+	$(SUDO) env KERNEL="$(KERNEL)" CHECKS="$(CHECKS)" ACCEL="$(ACCEL)" tests/kernels/run $(ARGS)
+
 .PHONY: soak
 soak: ## Programs of every kind under the tool for MINUTES=10 (root); SEED=n repeats the random choices of an earlier run
 	@scripts/setup test

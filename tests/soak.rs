@@ -9,7 +9,7 @@ use std::env;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Arena, Interrupts, KernelLog, Tool, ToolReport, map_entries, wait_until_gone};
+use common::{Arena, Interrupts, KernelLog, Tool, ToolReport, map_entries, wait_until_gone, work};
 
 const TICK: Duration = Duration::from_millis(100);
 /// A quarter of the time, sockets of the namespace have little memory.
@@ -107,7 +107,7 @@ fn programs_of_every_kind_pass_a_soak() {
         assert!(totals.counter(reason) > 0, "no {reason}: {}", totals.transcript);
     }
     assert!(
-        totals.counter("messages_redirected") > 20_000,
+        totals.counter("messages_redirected") > work(work(20_000)),
         "{}",
         totals.transcript
     );
@@ -124,7 +124,7 @@ fn programs_of_every_kind_pass_a_soak_with_blocking_ones_admitted() {
     );
     assert_eq!(totals.counter("refused_blocking"), 0, "{}", totals.transcript);
     assert!(
-        totals.counter("messages_redirected") > 10_000,
+        totals.counter("messages_redirected") > work(work(10_000)),
         "{}",
         totals.transcript
     );

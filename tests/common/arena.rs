@@ -12,6 +12,7 @@ use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use super::kernel::remember_earlier_objects;
+use super::pace::patience;
 use super::sys;
 use super::traffic::Traffic;
 
@@ -173,7 +174,7 @@ impl Arena {
 
 impl Drop for Arena {
     fn drop(&mut self) {
-        let deadline = Instant::now() + REMOVAL;
+        let deadline = Instant::now() + patience(REMOVAL);
         while let Err(error) = remove(&self.root) {
             if Instant::now() > deadline {
                 eprintln!("failed to remove the cgroup {}: {error}", self.root.display());

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use libbpf_rs::query::{LinkInfoIter, MapInfoIter, ProgInfoIter};
 use libbpf_rs::{MapCore, MapHandle};
 
+use super::pace::patience;
+
 const PREFIX: &str = "sockredir";
 
 /// What was there before this process had an arena is another one's.
@@ -86,7 +88,7 @@ pub fn map_entries(name: &str) -> usize {
 
 /// Waits until none of our objects is left; the kernel frees them some time after their last user.
 pub fn wait_until_gone(within: Duration) {
-    let deadline = Instant::now() + within;
+    let deadline = Instant::now() + patience(within);
     loop {
         let left = kernel_objects();
         if left.is_empty() {

@@ -7,6 +7,7 @@
 
 mod arena;
 mod kernel;
+mod pace;
 mod process;
 mod restrict;
 mod sys;
@@ -16,6 +17,7 @@ mod transcript;
 
 pub use arena::Arena;
 pub use kernel::{KernelLog, kernel_objects, map_entries, wait_until_gone};
+pub use pace::{patience, work};
 pub use process::Process;
 pub use restrict::{
     break_fionread, drop_capabilities, hide_cgroup2, lock_cgroup2, replace_btf, without_loopback,

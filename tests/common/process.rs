@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::pace::patience;
 use super::sys;
 
 pub struct Process {
@@ -116,7 +117,7 @@ impl Process {
         count: usize,
         within: Duration,
     ) -> String {
-        let deadline = Instant::now() + within;
+        let deadline = Instant::now() + patience(within);
         let mut lines = self.output.lock();
         loop {
             let found = output(&lines)
@@ -169,7 +170,7 @@ impl Process {
 
     /// Its end, with all output collected.
     pub fn wait(&mut self, within: Duration) -> ExitStatus {
-        let deadline = Instant::now() + within;
+        let deadline = Instant::now() + patience(within);
         loop {
             match self.child.try_wait() {
                 Ok(Some(status)) => {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::conversation::{Progress, Side};
 use crate::mate::Mate;
+use crate::pace::patience;
 use crate::sys;
 
 const TICK: Duration = Duration::from_millis(100);
@@ -200,10 +201,10 @@ pub struct Monitor {
 impl Monitor {
     /// Starts the thread that ends the process after a fault, a stall or the deadline.
     pub fn start(seconds: u64, stall: u64, ends_hung_sends: bool) -> Arc<Self> {
-        let deadline = Instant::now() + Duration::from_secs(seconds);
+        let deadline = Instant::now() + patience(Duration::from_secs(seconds));
         let monitor = Arc::new(Self {
             deadline,
-            stall: (stall * 1000 / TICK.as_millis() as u64) as u32,
+            stall: patience(Duration::from_secs(stall)).div_duration_f64(TICK) as u32,
             live: Mutex::default(),
             faults: AtomicU64::new(0),
             ends_hung_sends,

@@ -17,6 +17,9 @@ mod mate;
 mod monitor;
 mod options;
 mod order;
+#[path = "../common/pace.rs"]
+#[expect(dead_code, reason = "the tests say how much to do")]
+mod pace;
 mod pattern;
 mod phases;
 mod plan;
