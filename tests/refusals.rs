@@ -32,6 +32,7 @@ fn refused(mut command: Command, status: i32, parts: &[&str]) {
         stderr,
     } = command.output().unwrap();
     let error = String::from_utf8(stderr).unwrap();
+    println!("{error}");
     assert_eq!(got.code(), Some(status), "{error}");
     assert_eq!(error.lines().count(), 1, "not one line: {error}");
     assert!(error.starts_with("sockredir: "), "{error}");

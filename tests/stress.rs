@@ -5,7 +5,10 @@ mod common;
 use std::thread;
 use std::time::Duration;
 
-use common::{Arena, KernelLog, Tool, Traffic, TrafficReport, map_entries, wait_until_gone, work};
+use common::{Arena, KernelLog, Tool, Traffic, TrafficReport, map_entries, patience, wait_until_gone, work};
+
+/// By then, connections that were opened before the tool have made room for accelerated ones.
+const UNDER_WAY: Duration = Duration::from_millis(700);
 
 /// What a stopped reader leaves behind, on plain TCP and under the tool.
 fn stopped(tool_arguments: Option<&[&str]>, traffic_arguments: &[&str]) -> TrafficReport {
@@ -185,7 +188,7 @@ fn starts_stops_and_kills_lose_nothing() {
     let mut redirected = 0;
     for _ in 0..work(20) {
         let tool = Tool::start(&arena, &[]);
-        thread::sleep(Duration::from_millis(700));
+        thread::sleep(patience(UNDER_WAY));
         let report = tool.stop();
         assert!(
             report.status.success() && report.stderr.is_empty(),
@@ -197,11 +200,11 @@ fn starts_stops_and_kills_lose_nothing() {
     }
     for _ in 0..5 {
         let tool = Tool::start(&arena, &[]);
-        thread::sleep(Duration::from_millis(700));
+        thread::sleep(patience(UNDER_WAY));
         tool.kill();
     }
     let last = Tool::start(&arena, &[]);
-    thread::sleep(Duration::from_millis(700));
+    thread::sleep(patience(UNDER_WAY));
     traffic.signal(libc::SIGTERM);
     let report = traffic.finish();
     assert_eq!(report.value("stalls"), 0);

@@ -17,7 +17,7 @@ mod transcript;
 
 pub use arena::Arena;
 pub use kernel::{KernelLog, kernel_objects, map_entries, wait_until_gone};
-pub use pace::{patience, work};
+pub use pace::{is_slow, patience, work};
 pub use process::Process;
 pub use restrict::{
     break_fionread, drop_capabilities, hide_cgroup2, lock_cgroup2, replace_btf, without_loopback,

@@ -15,6 +15,10 @@ static SLOWNESS: LazyLock<u32> = LazyLock::new(|| {
     }
 });
 
+pub fn is_slow() -> bool {
+    *SLOWNESS > 1
+}
+
 /// How long to wait here, for what usually comes within this time.
 pub fn patience(usual: Duration) -> Duration {
     usual * *SLOWNESS
