@@ -48,6 +48,7 @@ bench-programs: ## Redis, PostgreSQL, nginx and memcached over plain TCP, Unix s
 .PHONY: mutants
 mutants: ## Take each law out of the datapath and check that its test notices (root, 20 minutes); ARGS="order" takes one
 	@scripts/setup test
+	@scripts/setup kernels
 	$(SUDO) tests/mutants $(ARGS)
 
 .PHONY: lint
