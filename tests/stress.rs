@@ -94,6 +94,37 @@ fn a_reader_that_stops_bounds_what_is_sent_byte_by_byte() {
     assert_bounded(&[], &["--size", "1", "--warmup", "rr"]);
 }
 
+/// A socket whose queue is larger than its buffers loses what arrives while a thread uses it, window updates too.
+#[test]
+fn the_queue_of_a_reader_that_stops_stays_within_its_buffers() {
+    let arena = Arena::new();
+    let tool = Tool::start(&arena, &[]);
+    let connections = work(16);
+    let number = connections.to_string();
+    let arguments = [
+        "stopped",
+        "--size",
+        "16384",
+        "--send-buffer",
+        "4096",
+        "--connections",
+    ];
+    arena.traffic(&[&arguments[..], &[&number]].concat()).finish();
+    let totals = tool.stop();
+    println!("{}", totals.transcript);
+    // 128 KiB of receive buffer, 4 of send buffer; and what goes to and fro before and after
+    assert!(
+        totals.counter("messages_limit_bytes") > 0,
+        "{}",
+        totals.transcript
+    );
+    assert!(
+        totals.counter("bytes_redirected") < connections * (256 << 10),
+        "{}",
+        totals.transcript
+    );
+}
+
 /// Messages of one byte that are answered are never a one-way run: only their number stops them. TCP then carries so many
 /// tiny segments that the kernel drops some and sends them again together with others: no byte may arrive twice.
 #[test]

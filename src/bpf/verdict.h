@@ -70,25 +70,32 @@ static __always_inline bool is_memory_short(struct sock *sock)
 }
 
 /* Law 6: what the receiver has set with SO_RCVBUF holds, or else half of what TCP may let the buffer grow to. The buffer as
- * it is says nothing, as it grows with what is read from TCP. Below its least size a queue gets memory in any case.
+ * it is says nothing, as it grows with what is read from TCP, but there is a bound: above twice of it, half of the send
+ * buffer and 64 KiB, packets that find the socket locked are dropped (sk_rcvqueues_full), and with them the mate's window
+ * updates. The bound here leaves once the buffer to what TCP may still bring. Below its least size a queue gets memory in
+ * any case.
  */
 static __always_inline enum counter limit_of(struct end *end, struct sock *mate, struct sk_psock *psock,
 					     __u32 size)
 {
-	__u32 shift = end->via == VIA_REDIRECT ? 1 : 2;
+	__u32 shift = end->via == VIA_REDIRECT ? 0 : 1;
 	struct netns_ipv4 *limits = &mate->__sk_common.skc_net.net->ipv4;
 	__s64 queued = mate->sk_backlog.rmem_alloc.counter;
-	__s64 bytes = limits->sysctl_tcp_rmem[2] >> shift;
+	__s64 buffer = mate->sk_rcvbuf, undropped = buffer + (mate->sk_sndbuf >> 1);
+	__s64 bytes = queue_bytes;
 
-	if (BPF_CORE_READ_BITFIELD(mate, sk_userlocks) & SOCK_RCVBUF_LOCK)
-		bytes = mate->sk_rcvbuf >> shift;
-	if (bytes > queue_bytes >> (shift - 1))
-		bytes = queue_bytes >> (shift - 1);
+	if (!(BPF_CORE_READ_BITFIELD(mate, sk_userlocks) & SOCK_RCVBUF_LOCK))
+		buffer = limits->sysctl_tcp_rmem[2];
+	if (bytes > buffer >> 1)
+		bytes = buffer >> 1;
+	if (bytes > undropped)
+		bytes = undropped;
+	bytes >>= shift;
 	if (queued + size > bytes)
 		return COUNTER_MESSAGES_LIMIT_BYTES;
 	if (queued >= limits->sysctl_tcp_rmem[0] && is_memory_short(mate))
 		return COUNTER_MESSAGES_MEMORY;
-	if (queued_messages(end, psock->msg_tot_len) >= queue_messages >> (shift - 1))
+	if (queued_messages(end, psock->msg_tot_len) >= queue_messages >> shift)
 		return COUNTER_MESSAGES_LIMIT_COUNT;
 	return COUNTER_MESSAGES_REDIRECTED;
 }

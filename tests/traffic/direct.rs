@@ -40,6 +40,10 @@ impl End {
         }
     }
 
+    pub fn limit_send_buffer(&self, bytes: i32) -> Result<()> {
+        sys::set_buffers(&self.stream, None, Some(bytes)).context("failed to set SO_SNDBUF")
+    }
+
     /// From now on the other end sends back what it gets.
     pub fn expect_echo(&mut self) {
         self.incoming = self.outgoing;

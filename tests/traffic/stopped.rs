@@ -37,6 +37,9 @@ pub struct Options {
     /// Both ends send by turns and neither reads (not with --mode blocking)
     #[arg(long)]
     mutual: bool,
+    /// SO_SNDBUF of the readers, in bytes
+    #[arg(long)]
+    send_buffer: Option<i32>,
     #[command(flatten)]
     common: Common,
 }
@@ -246,6 +249,9 @@ pub fn main(mut options: Options) -> Result<()> {
     let mut buffer = vec![0; BUFFER];
     let mut pairs = connect(&options.common, seed, connections)?;
     for pair in &mut pairs {
+        if let Some(bytes) = options.send_buffer {
+            pair.server.limit_send_buffer(bytes)?;
+        }
         warm_up(pair, options.warmup, &mut buffer)?;
     }
 
