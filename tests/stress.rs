@@ -104,7 +104,7 @@ fn the_queue_of_a_reader_that_stops_stays_within_its_buffers() {
     let arguments = [
         "stopped",
         "--size",
-        "16384",
+        "65536",
         "--send-buffer",
         "4096",
         "--connections",
