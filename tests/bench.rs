@@ -111,6 +111,16 @@ fn the_accelerated_column_was_accelerated_and_plain_tcp_was_not() {
     assert!(carried("plain") > 1.0 && carried("unix") == 0.0, "{columns}");
 }
 
+/// A sender that fills its queue whenever there is room would stay with TCP.
+#[test]
+fn a_stream_of_large_messages_on_one_core_bypasses_tcp() {
+    let arena = Arena::new();
+    let report = json(&arena, &["--filter", "stream/64KiB/same-core"]);
+    let accelerated = &report["rows"][0]["columns"]["sockredir"];
+    let share = accelerated["median"]["redirected"].as_f64();
+    assert!(share.is_some_and(|share| share > 0.7), "{accelerated}");
+}
+
 #[test]
 fn every_workload_runs_to_its_end() {
     let arena = Arena::new();

@@ -177,6 +177,10 @@ enum {
 	TCP_BPF_SOCK_OPS_CB_FLAGS = 1008,
 };
 
+enum {
+	BPF_WRITE_HDR_TCP_CURRENT_MSS = 1,
+};
+
 struct bpf_flow_keys;
 struct bpf_iter_meta;
 struct bpf_map;
@@ -499,6 +503,7 @@ struct tcp_sock {
 	u32 write_seq;
 	u32 snd_nxt;
 	u32 snd_una;
+	u32 packets_out;
 	u64 bytes_acked;
 	u64 bytes_received;
 	u8 bpf_sock_ops_cb_flags;

@@ -4,6 +4,7 @@
 #define LEAVE_H
 
 #include "establish.h"
+#include "unsent.h"
 
 /* Waiters that are looked at; a connected socket rarely has more than one. */
 #define WAITERS 8
@@ -179,6 +180,7 @@ static __always_inline void attend(struct bpf_sock_ops *ctx)
 	struct end *end = sk ? bpf_sk_storage_get(&sockredir_end, sk, NULL, 0) : NULL;
 	struct tcp_sock *tcp = end ? bpf_skc_to_tcp_sock(sk) : NULL;
 	struct sk_psock *psock;
+	enum flow_state state;
 	enum counter reason;
 	struct flow *flow;
 	struct file *file;
@@ -212,9 +214,14 @@ static __always_inline void attend(struct bpf_sock_ops *ctx)
 		callbacks_drop(ctx, end);
 		return;
 	}
-	if (step_out(end, flow, sock_of(tcp), psock, !!sock_of(tcp)->sk_lock.owned))
+	if (step_out(end, flow, sock_of(tcp), psock, !!sock_of(tcp)->sk_lock.owned)) {
+		unsent_tend(ctx, end, tcp, FLOW_TCP_ONLY);
 		callbacks_drop(ctx, end);
-	else if (state_of(flow_word(flow)) == FLOW_DRAIN)
+		return;
+	}
+	state = state_of(flow_word(flow));
+	unsent_tend(ctx, end, tcp, state);
+	if (state == FLOW_DRAIN)
 		callbacks_add(ctx, end, BPF_SOCK_OPS_RTT_CB_FLAG);
 }
 
@@ -231,7 +238,11 @@ static __always_inline void attend_idle(struct tcp_sock *tcp)
 	if (!end || !end->mapped || !psock)
 		return;
 	flow = flow_of(end);
-	if (!flow || !step_out(end, flow, sock_of(tcp), psock, 0))
+	if (!flow)
+		return;
+	if (end->unsent)
+		unsent_set(tcp, end, tcp, 0);
+	if (!step_out(end, flow, sock_of(tcp), psock, 0))
 		return;
 	flags = tcp->bpf_sock_ops_cb_flags & ~end->callbacks;
 	bpf_setsockopt(tcp, SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, &flags, sizeof(flags));

@@ -258,6 +258,9 @@ struct end {
 	enum via via;
 	/* Why the last message went the way it went, as its messages_* counter. */
 	enum counter reason;
+	/* The last message that went through TCP was of the bulk size. And TCP_NOTSENT_LOWAT, as set for such ones, or 0. */
+	__u32 bulk;
+	__u32 unsent;
 	/* Messages below the bulk size sent in a row without an answer. */
 	__u32 one_way;
 	/* Messages of the admitted flow in the present round of gain_messages, and how many of them were redirected. */

@@ -172,6 +172,9 @@ static __always_inline enum counter observe(struct end *end, struct flow *flow, 
 	return pattern == COUNTERS ? refuse(flow, COUNTER_TCP_ONLY_PATTERN) : pattern;
 }
 
+/* How many rounds of gain_messages an admitted flow has to get its first message redirected. */
+#define FIRST_ROUND 4
+
 /* An admitted flow, as far as its own end tells: COUNTERS to go on to the mate. Runs of small one-way messages are slower
  * redirected than through TCP, which joins them: 0.4 of plain TCP at 1 KiB.
  */
@@ -184,7 +187,8 @@ static __always_inline enum counter judge_own(struct end *end, struct flow *flow
 		return turn_back(flow, !end->accepted);
 	if (has_io_uring(bpf_get_current_task_btf()))
 		return send_back(flow, COUNTER_DRAIN_SPECIAL);
-	if (++end->round > gain_messages) {
+	/* Until the first redirect, what was sent before the receiver has accepted is still on its way through TCP. */
+	if (++end->round > (end->sent.messages ? gain_messages : FIRST_ROUND * gain_messages)) {
 		bool gain = end->round_redirected * 2 >= gain_messages;
 
 		end->round = 1;
@@ -205,6 +209,8 @@ static __always_inline void account(struct end *end, struct flow *flow, struct t
 {
 	end->via = VIA_REDIRECT;
 	end->redirect_seq = own->write_seq;
+	if (!end->sent.messages)
+		end->round = 1;
 	end->round_redirected++;
 	end->sent.bytes += size;
 	if (++end->sent.messages == worth_messages)
@@ -293,6 +299,7 @@ static __always_inline int verdict(struct sk_msg_md *msg)
 		count_many(COUNTER_BYTES_REDIRECTED, msg->size);
 	} else {
 		end->via = VIA_TCP;
+		end->bulk = msg->size >= bulk_bytes;
 		count_many(COUNTER_BYTES_TCP, msg->size);
 	}
 	return SK_PASS;

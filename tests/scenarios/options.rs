@@ -7,6 +7,7 @@ use crate::halfclose::both_ways;
 use crate::socket::Socket;
 use crate::stage::{Pair, Scenario, Stage, background, pause, scenario};
 use crate::sys::{self, text};
+use crate::vectors::all;
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario("options-read-back", read_back),
@@ -18,6 +19,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("options-user-timeout", user_timeout),
     scenario("options-quickack-nodelay", quickack_nodelay),
     scenario("options-notsent-lowat", notsent_lowat),
+    scenario("options-after-bulk", after_bulk),
     scenario("options-ulp-early", ulp_early).cold(),
     scenario("options-ulp-late", ulp_late),
     scenario("options-repair-late", repair_late),
@@ -197,6 +199,38 @@ fn notsent_lowat(stage: &Stage) {
         );
         bulk(one, other, 1_000_000);
         one.poll(POLLOUT);
+    });
+}
+
+/// A stream of large messages to a reader that begins late, and then small ones: what the program has not set is as it was.
+fn after_bulk(stage: &Stage) {
+    const MESSAGE: usize = 65_536;
+    const MESSAGES: usize = 200;
+    const SMALL: usize = 300;
+    both_ways(stage, |one, other| {
+        let reader = background(move || {
+            pause(50);
+            other.recv_quietly(MESSAGES * MESSAGE);
+        });
+        for _ in 0..MESSAGES {
+            let message = |left| sys::send(one.fd(), &one.next(left), 0);
+            if let Err(error) = all(one, MESSAGE, message) {
+                one.log(format!("send = {error}"));
+            }
+        }
+        reader.join();
+        for _ in 0..SMALL {
+            one.send_quietly(100);
+            other.recv_quietly(100);
+        }
+        // An end leaves when it acknowledges, which a receiver puts off.
+        pause(60);
+        for (from, to) in [(other, one), (one, other)] {
+            from.send_quietly(100);
+            to.recv_quietly(100);
+        }
+        pause(60);
+        get(one, IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, "TCP_NOTSENT_LOWAT");
     });
 }
 
