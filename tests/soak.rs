@@ -15,6 +15,8 @@ const TICK: Duration = Duration::from_millis(100);
 /// A quarter of the time, sockets of the namespace have little memory.
 const ROUND: Duration = Duration::from_secs(8);
 const SQUEEZE: Duration = Duration::from_secs(2);
+/// TCP_TIMEWAIT_LEN (linux/tcp.h), and the next probe of the window after that.
+const ORPHAN: Duration = Duration::from_secs(150);
 
 fn variable<T: std::str::FromStr>(name: &str) -> Option<T> {
     let text = env::var(name).ok().filter(|text| !text.is_empty())?;
@@ -63,10 +65,16 @@ fn soak(seconds_of_minute: u64, tool_arguments: &[&str], traffic_arguments: &[&s
     let report = traffic.wait();
     println!("{}", report.transcript);
     // A Ctrl-C ends the tool as well, and with it the maps.
-    let left = match interrupts.happened() {
+    let left = || match interrupts.happened() {
         true => Vec::new(),
         false => ["sockredir_map", "sockredir_flow"].map(map_entries).to_vec(),
     };
+    // What a hung send has left unsent outlives its program, until the kernel has forgotten the receiver.
+    let deadline = Instant::now() + ORPHAN;
+    while left().iter().any(|entries| *entries > 0) && Instant::now() < deadline {
+        thread::sleep(TICK);
+    }
+    let left = left();
     let totals = tool.stop();
     println!("{}", totals.transcript);
     assert!(
