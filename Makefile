@@ -46,7 +46,7 @@ bench-programs: ## Redis, PostgreSQL, nginx and memcached over plain TCP, Unix s
 	compare/run $(ARGS) programs
 
 .PHONY: mutants
-mutants: ## Take each law out of the datapath and check that its test notices (root, 20 minutes); ARGS="order" takes one
+mutants: ## Take each law out of the datapath and check that its test notices (root, an hour); ARGS="order" takes one
 	@scripts/setup test
 	@scripts/setup kernels
 	$(SUDO) tests/mutants $(ARGS)

@@ -17,7 +17,7 @@ fn stopped(tool_arguments: Option<&[&str]>, traffic_arguments: &[&str]) -> Traff
     let report = arena.traffic(&arguments).finish();
     if let Some(tool) = tool {
         let totals = tool.stop();
-        assert!(totals.counter("messages_redirected") > 0, "{}", totals.transcript);
+        totals.assert_above("messages_redirected", 0);
     }
     report
 }
@@ -58,12 +58,8 @@ fn every_byte_arrives_in_order_while_flows_change_their_nature() {
     assert!(report.value("payload_bytes") >= bytes);
     let totals = tool.stop();
     println!("{}", totals.transcript);
-    assert!(
-        totals.counter("bytes_redirected") > bytes / 50,
-        "{}",
-        totals.transcript
-    );
-    assert!(totals.counter("messages_order") > 0, "{}", totals.transcript);
+    totals.assert_above("bytes_redirected", bytes / 50);
+    totals.assert_above("messages_order", 0);
 }
 
 /// A message that is taken back goes to TCP after another thread's message was redirected: what follows it must wait for it.
@@ -76,11 +72,7 @@ fn threads_that_send_on_one_socket_keep_their_order() {
     arena.traffic(&arguments).finish();
     let totals = tool.stop();
     println!("{}", totals.transcript);
-    assert!(
-        totals.counter("messages_redirected") > 1000,
-        "{}",
-        totals.transcript
-    );
+    totals.assert_above("messages_redirected", 1000);
 }
 
 /// Without law 6 the sender is never stopped, and each small message holds a kilobyte of kernel memory.
@@ -115,11 +107,7 @@ fn the_queue_of_a_reader_that_stops_stays_within_its_buffers() {
     let totals = tool.stop();
     println!("{}", totals.transcript);
     // 128 KiB of receive buffer, 4 of send buffer; and what goes to and fro before and after
-    assert!(
-        totals.counter("messages_limit_bytes") > 0,
-        "{}",
-        totals.transcript
-    );
+    totals.assert_above("messages_limit_bytes", 0);
     assert!(
         totals.counter("bytes_redirected") < connections * (256 << 10),
         "{}",
@@ -148,11 +136,7 @@ fn tiny_messages_that_nobody_reads_are_bounded_in_number_and_arrive_once() {
     arena.traffic(&arguments).finish();
     let totals = tool.stop();
     println!("{}", totals.transcript);
-    assert!(
-        totals.counter("messages_limit_count") > 0,
-        "{}",
-        totals.transcript
-    );
+    totals.assert_above("messages_limit_count", 0);
     let most = connections * 2 * (512 + 200);
     assert!(
         totals.counter("messages_redirected") < most,
@@ -194,11 +178,7 @@ fn readers_that_wait_for_edges_or_ask_before_they_read_never_stall() {
     assert_eq!(report.value("stalls"), 0);
     let totals = tool.stop();
     println!("{} {}", report.transcript, totals.transcript);
-    assert!(
-        totals.counter("messages_redirected") > work(work(100_000)),
-        "{}",
-        totals.transcript
-    );
+    totals.assert_above("messages_redirected", work(work(100_000)));
 }
 
 /// A tool that redirects messages at this very moment.
@@ -262,11 +242,7 @@ fn thousands_of_connections_leave_nothing_behind() {
     }
     let report = tool.stop();
     println!("{}", report.transcript);
-    assert!(
-        report.counter("ends_inserted") > work(1000),
-        "{}",
-        report.transcript
-    );
+    report.assert_above("ends_inserted", work(1000));
     wait_until_gone(Duration::from_secs(30));
     assert_eq!(log.warnings(), Vec::<String>::new());
 }

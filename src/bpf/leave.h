@@ -184,6 +184,7 @@ static __always_inline void attend(struct bpf_sock_ops *ctx)
 	enum counter reason;
 	struct flow *flow;
 	struct file *file;
+	bool left;
 
 	if (!tcp)
 		return;
@@ -214,14 +215,13 @@ static __always_inline void attend(struct bpf_sock_ops *ctx)
 		callbacks_drop(ctx, end);
 		return;
 	}
-	if (step_out(end, flow, sock_of(tcp), psock, !!sock_of(tcp)->sk_lock.owned)) {
-		unsent_tend(ctx, end, tcp, FLOW_TCP_ONLY);
-		callbacks_drop(ctx, end);
-		return;
-	}
-	state = state_of(flow_word(flow));
+	left = step_out(end, flow, sock_of(tcp), psock, !!sock_of(tcp)->sk_lock.owned);
+	/* The record of an end that has left may be another flow's. */
+	state = left ? FLOW_TCP_ONLY : state_of(flow_word(flow));
 	unsent_tend(ctx, end, tcp, state);
-	if (state == FLOW_DRAIN)
+	if (left)
+		callbacks_drop(ctx, end);
+	else if (state == FLOW_DRAIN)
 		callbacks_add(ctx, end, BPF_SOCK_OPS_RTT_CB_FLAG);
 }
 
@@ -240,8 +240,7 @@ static __always_inline void attend_idle(struct tcp_sock *tcp)
 	flow = flow_of(end);
 	if (!flow)
 		return;
-	if (end->unsent)
-		unsent_set(tcp, end, tcp, 0);
+	unsent_set(tcp, end, tcp, 0);
 	if (!step_out(end, flow, sock_of(tcp), psock, 0))
 		return;
 	flags = tcp->bpf_sock_ops_cb_flags & ~end->callbacks;

@@ -17,6 +17,8 @@
 /* The context is that of a callback, or a socket whose lock is held. What the program has set itself stays. */
 static __always_inline void unsent_set(void *context, struct end *end, struct tcp_sock *tcp, int most)
 {
+	if (end->unsent == most)
+		return;
 	if (tcp->notsent_lowat == end->unsent)
 		bpf_setsockopt(context, SOL_TCP, TCP_NOTSENT_LOWAT, &most, sizeof(most));
 	end->unsent = most;
@@ -33,16 +35,18 @@ static __always_inline bool is_probe(struct bpf_sock_ops *ctx, struct tcp_sock *
 static __always_inline void unsent_tend(struct bpf_sock_ops *ctx, struct end *end, struct tcp_sock *tcp,
 					enum flow_state state)
 {
-	struct file *file = file_of(sock_of(tcp));
 	int most = end->unsent;
+	struct file *file;
 
-	/* --admit any: room for a writer wakes a thread that blocks in recv to EAGAIN. */
-	if (state != FLOW_ADMITTED || !end->bulk || is_probe(ctx, tcp))
+	if (state != FLOW_ADMITTED || !end->bulk || is_probe(ctx, tcp)) {
 		most = 0;
-	else if (ctx->skb_len && file && is_nonblocking(file))
-		most = 1;
-	if (most != end->unsent)
-		unsent_set(ctx, end, tcp, most);
+	} else if (ctx->skb_len) {
+		file = file_of(sock_of(tcp));
+		/* --admit any: room for a writer wakes a thread that blocks in recv to EAGAIN. */
+		if (file && is_nonblocking(file))
+			most = 1;
+	}
+	unsent_set(ctx, end, tcp, most);
 }
 
 #endif

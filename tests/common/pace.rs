@@ -24,7 +24,7 @@ pub fn patience(usual: Duration) -> Duration {
     usual * *SLOWNESS
 }
 
-/// How much to do here, of what is usually this much.
+/// How much to do here, of what is usually this much. Twice for what is done in a time that is cut down as well.
 pub fn work(usual: u64) -> u64 {
     usual / u64::from(*SLOWNESS)
 }

@@ -87,6 +87,12 @@ impl ToolReport {
     pub fn counter(&self, name: &str) -> u64 {
         counter_of(&self.stdout, name).unwrap_or_else(|| panic!("no totals: {}", self.transcript))
     }
+
+    #[track_caller]
+    pub fn assert_above(&self, name: &str, bound: u64) {
+        let value = self.counter(name);
+        assert!(value > bound, "{name} is {value}: {}", self.transcript);
+    }
 }
 
 /// The value of a name in the lines after `totals`; none when there are no totals.
