@@ -110,10 +110,10 @@ pub fn all() -> Vec<Case> {
         }
     }
     cases.group("Client and server on one core, event loops");
-    for size in [64, KIB, 16 * KIB] {
+    for size in [64, KIB, 16 * KIB, 64 * KIB] {
         cases.add(Workload::RequestResponse, size, |case| case.cores = Cores::Same);
     }
-    for size in [KIB, 64 * KIB] {
+    for size in [KIB, 64 * KIB, MIB] {
         cases.add(Workload::Stream, size, |case| case.cores = Cores::Same);
     }
     cases.group("Blocking programs, two cores; on TCP unless --admit any");

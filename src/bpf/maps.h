@@ -31,7 +31,7 @@ const volatile __u32 one_way_drain = 64;
  */
 const volatile __u32 gain_messages = 128;
 /* Law 6: the most that one receive queue may hold; half of it for a direction to come back from TCP. */
-const volatile __u32 queue_bytes = 1 << 20;
+const volatile __u32 queue_bytes = 3 << 19;
 const volatile __u32 queue_messages = 512;
 /* Redirected messages of one end by which an insertion has paid for itself: it costs some 8 us, and each saves 2. */
 const volatile __u32 worth_messages = 4;
