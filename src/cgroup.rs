@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd as _, RawFd};
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::process;
 
 use crate::checks::Finding;
 use crate::kernel;
@@ -69,6 +70,11 @@ impl Cgroup {
         self.folder.as_raw_fd()
     }
 
+    /// Tells it from all other cgroups.
+    pub fn inode(&self) -> u64 {
+        self.inode
+    }
+
     /// Whether the folder is still there, and still the same one.
     pub fn exists(&self) -> bool {
         fs::metadata(&self.path).is_ok_and(|folder| folder.ino() == self.inode)
@@ -94,6 +100,29 @@ fn mounted(mountinfo: &str) -> Option<PathBuf> {
         let place = mount.split(' ').nth(4)?;
         source.starts_with("cgroup2 ").then(|| unescape(place))
     })
+}
+
+/// The cgroup of this process, if no other process is in it and it can be seen here.
+pub fn own_alone() -> Option<PathBuf> {
+    let cgroups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let path = own(&cgroups, &mounts)?;
+    // A process of another namespace is 0 there.
+    let processes = fs::read_to_string(path.join("cgroup.procs")).ok()?;
+    (processes.trim_end() == process::id().to_string()).then_some(path)
+}
+
+/// From the texts of /proc/PID/cgroup and mountinfo. Of several mounts that with the root of the hierarchy, or of the cgroup
+/// namespace, is the one to which the path belongs; a container may have the host's beside it.
+fn own(cgroups: &str, mountinfo: &str) -> Option<PathBuf> {
+    let path = cgroups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let root = mountinfo.lines().rev().find_map(|line| {
+        let (mount, source) = line.split_once(" - ")?;
+        let mut fields = mount.split(' ').skip(3);
+        let (root, place) = (fields.next()?, fields.next()?);
+        (source.starts_with("cgroup2 ") && root == "/").then(|| unescape(place))
+    })?;
+    Some(root.join(path))
 }
 
 /// The kernel writes blanks, tabs, line ends and backslashes of a path as three octal digits (show_mountinfo).
@@ -145,6 +174,25 @@ mod tests {
             None
         );
         assert_eq!(mounted(""), None);
+    }
+
+    #[test]
+    fn the_own_cgroup_is_found_on_hosts_and_in_containers() {
+        let service = "4:memory:/x\n0::/system.slice/sockredir.service\n";
+        assert_eq!(
+            own(service, UNIFIED),
+            Some("/sys/fs/cgroup/system.slice/sockredir.service".into())
+        );
+        assert_eq!(
+            own(service, HYBRID),
+            Some("/sys/fs/cgroup/unified/system.slice/sockredir.service".into())
+        );
+        let container = "\
+50 49 0:27 / /sys/fs/cgroup ro,nosuid - cgroup2 cgroup rw,nsdelegate
+51 48 0:27 /../../.. /host/cgroup ro,nosuid - cgroup2 cgroup2 rw,nsdelegate";
+        assert_eq!(own("0::/\n", container), Some("/sys/fs/cgroup/".into()));
+        assert_eq!(own("0::/\n", ""), None);
+        assert_eq!(own("4:memory:/x\n", UNIFIED), None);
     }
 
     #[test]

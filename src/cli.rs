@@ -1,12 +1,17 @@
 //! The definition of the command line, and nothing else.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::builder::PossibleValue;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 use crate::bench::{External, Filter, Job};
 use crate::kernel::{SafetyCheck, Tunable};
+use crate::observe::explain::Subject;
+use crate::observe::flows::{Filter as FlowFilter, Order as FlowOrder};
+use crate::observe::metrics;
 use crate::ports::PortSet;
 use crate::programs::Programs;
 
@@ -28,11 +33,30 @@ pub enum Command {
     Run(RunArgs),
     /// Check whether `run` would start here, and say what each check means; the exit status is 1 if it would not
     Doctor(DoctorArgs),
+    /// What the running instance is, what it has done, and how fast, since the last call
+    Status(StatusArgs),
+    /// A row for each connection: its ends and their processes, whether it is accelerated and why, what went which way
+    Flows(FlowsArgs),
+    /// Why the connections of a port or a process are accelerated or not, in words, and what would change it
+    Explain(ExplainArgs),
+    /// Watch what a running instance does and what becomes of each connection: a screen on a terminal, else lines of text
+    Top(TopArgs),
     /// Measure plain TCP, a Unix socket and accelerated TCP side by side on this machine, in cgroups of its own
     Bench(BenchArgs),
     /// One process of a benchmark
     #[command(hide = true)]
     BenchWorker { job: Job },
+    /// What a package has of this definition
+    #[command(hide = true, subcommand)]
+    Generate(Generate),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Generate {
+    /// Write a manual page for each command into a folder; they have the date of SOURCE_DATE_EPOCH
+    Man { folder: PathBuf },
+    /// Print the completions of a shell
+    Completions { shell: Shell },
 }
 
 /// The default of `--max-flows`.
@@ -74,9 +98,18 @@ pub struct RunArgs {
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub interval: Option<u64>,
 
+    /// Serve the figures to Prometheus at /metrics, on this port of 127.0.0.1 or on this address, as in 9464 or [::]:9464
+    /// [default: off]
+    #[arg(long, value_name = "ADDR", value_parser = metrics::address)]
+    pub metrics: Option<SocketAddr>,
+
     /// When stopping, wait at most so many seconds until accelerated connections have read what is queued
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=86_400))]
     pub drain_timeout: u64,
+
+    /// Print a line of JSON for each decision on a connection; at most some 1,800 a second, the rest is counted
+    #[arg(long)]
+    pub log_decisions: bool,
 
     /// Start though this check of the self-test has failed; `sockredir doctor` tells what that means
     #[arg(
@@ -95,6 +128,70 @@ pub struct RunArgs {
 #[derive(Args, Debug)]
 pub struct DoctorArgs {
     /// The cgroup that `run` is to have [default: the root of cgroup2]
+    #[arg(long, value_name = "DIR")]
+    pub cgroup: Option<PathBuf>,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    /// The instance on this cgroup [default: the only one]
+    #[arg(long, value_name = "DIR")]
+    pub cgroup: Option<PathBuf>,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct FlowsArgs {
+    /// The instance on this cgroup [default: the only one]
+    #[arg(long, value_name = "DIR")]
+    pub cgroup: Option<PathBuf>,
+
+    /// Only connections that have this: port=N, process=NAME or process=PID, state=STATE, reason=REASON; of several, all
+    #[arg(long = "filter", value_name = "KEY=VALUE")]
+    pub filters: Vec<FlowFilter>,
+
+    /// The order of the rows
+    #[arg(long, value_enum, default_value_t = FlowOrder::Client)]
+    pub sort: FlowOrder,
+
+    /// Again every so many seconds
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub watch: Option<u64>,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct TopArgs {
+    /// The instance on this cgroup [default: the only one]
+    #[arg(long, value_name = "DIR")]
+    pub cgroup: Option<PathBuf>,
+
+    /// Ask the instance every so many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub interval: u64,
+
+    /// Print a line of JSON each time, with a status and the flows
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct ExplainArgs {
+    /// A port, or the number of a process; port:N and pid:N say which it is
+    #[arg(value_name = "PORT|PID")]
+    pub subject: Subject,
+
+    /// The instance on this cgroup [default: the only one]
     #[arg(long, value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
 
@@ -155,6 +252,16 @@ pub enum Admit {
     Any,
 }
 
+impl Admit {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nonblocking => "nonblocking",
+            Self::Any => "any",
+        }
+    }
+}
+
 impl ValueEnum for SafetyCheck {
     fn value_variants<'a>() -> &'a [Self] {
         &Self::ALL
@@ -208,6 +315,26 @@ mod tests {
     }
 
     #[test]
+    fn metrics_are_off_or_at_an_address() {
+        let metrics = |line| {
+            parse(line)
+                .unwrap()
+                .run
+                .metrics
+                .map(|address| address.to_string())
+        };
+        assert_eq!(metrics("sockredir"), None);
+        assert_eq!(
+            metrics("sockredir --metrics 9464").as_deref(),
+            Some("127.0.0.1:9464")
+        );
+        assert_eq!(
+            metrics("sockredir --metrics [::]:9464").as_deref(),
+            Some("[::]:9464")
+        );
+    }
+
+    #[test]
     fn a_wrong_argument_is_told_in_one_line() {
         for line in [
             "sockredir --ports 0",
@@ -216,10 +343,18 @@ mod tests {
             "sockredir --max-flows 0",
             "sockredir --admit some",
             "sockredir --interval 0",
+            "sockredir --metrics localhost:9464",
             "sockredir --exclude-programs /usr/bin/x",
             "sockredir --force privileges",
             "sockredir --force order,",
             "sockredir doctor --force order",
+            "sockredir flows --filter port=0",
+            "sockredir flows --filter speed=9",
+            "sockredir flows --sort colour",
+            "sockredir flows --watch 0",
+            "sockredir explain",
+            "sockredir explain nginx",
+            "sockredir top --interval 0",
             "sockredir --nonsense",
             "sockredir nonsense",
         ] {

@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 /// A reading of all counters, in the order of `enum counter`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Counters(Vec<(String, u64)>);
@@ -14,6 +17,11 @@ impl Counters {
     pub fn value(&self, name: &str) -> u64 {
         let counter = self.0.iter().find(|(each, _)| each == name);
         counter.map_or(0, |(_, value)| *value)
+    }
+
+    /// All counters, those at 0 as well.
+    pub fn all(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), *value))
     }
 
     /// The counters that are not 0.
@@ -56,6 +64,37 @@ impl fmt::Display for Counters {
     }
 }
 
+/// An object with a member for each counter, in their order.
+impl Serialize for Counters {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Counters {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Counters;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("an object of counters")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Counters, A::Error> {
+                let mut counters = Vec::new();
+                while let Some(counter) = map.next_entry()? {
+                    counters.push(counter);
+                }
+                Ok(Counters(counters))
+            }
+        }
+
+        deserializer.deserialize_map(InOrder)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,6 +112,16 @@ mod tests {
         assert_eq!(counters([2, 1000, 0]).in_a_line(), "ends 2, messages 1000");
         assert_eq!(counters([0, 0, 0]).to_string(), "");
         assert_eq!(counters([0, 0, 0]).in_a_line(), "nothing was counted");
+    }
+
+    #[test]
+    fn json_keeps_their_order() {
+        let text = serde_json::to_string(&counters([2, 1000, 0])).unwrap();
+        assert_eq!(text, r#"{"ends":2,"messages":1000,"left":0}"#);
+        assert_eq!(
+            serde_json::from_str::<Counters>(&text).unwrap(),
+            counters([2, 1000, 0])
+        );
     }
 
     #[test]

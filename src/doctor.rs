@@ -1,7 +1,6 @@
 //! `sockredir doctor`: every check with its result, what it means and what to do, as a table or as JSON.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -26,6 +25,7 @@ pub fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
     let others = kernel::message_programs();
     let options = kernel::Options {
         admit_blocking: false,
+        log_decisions: false,
         max_flows: DEFAULT_FLOWS,
         tunables: Vec::new(),
     };
@@ -35,10 +35,10 @@ pub fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
     drop(ready);
     report.checks.extend(note_on(&others));
 
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let kernel = kernel::release();
     let host = Host {
         libbpf: kernel::libbpf_version(),
-        kernel: kernel.trim_end().to_owned(),
+        kernel,
     };
     let text = if args.json {
         json(&host, &report)?

@@ -6,7 +6,10 @@ mod checks;
 mod cli;
 mod counters;
 mod doctor;
+mod generate;
 mod kernel;
+mod notify;
+mod observe;
 mod output;
 mod ports;
 mod privilege;
@@ -52,8 +55,13 @@ fn main() -> ExitCode {
     let done = match cli.command.unwrap_or(Command::Run(cli.run)) {
         Command::Run(args) => run::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Doctor(args) => doctor::doctor(&args),
+        Command::Status(args) => observe::status::status(&args),
+        Command::Flows(args) => observe::flows::flows(&args),
+        Command::Explain(args) => observe::explain::explain(&args),
+        Command::Top(args) => observe::top::top(&args),
         Command::Bench(args) => bench::bench(&args),
         Command::BenchWorker { job } => bench::work(&job).map(|()| ExitCode::SUCCESS),
+        Command::Generate(what) => generate::generate(&what).map(|()| ExitCode::SUCCESS),
     };
     match done {
         Ok(status) => status,

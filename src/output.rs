@@ -4,12 +4,18 @@ use std::io::{self, Write as _};
 
 use anyhow::{Context as _, Result};
 
-/// A reader that has had enough is no failure.
-pub fn print(text: &str) -> Result<()> {
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(error).context("failed to write to standard output")
-        }
-        _ => Ok(()),
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Printed {
+    All,
+    /// The reader has had enough, which is no failure.
+    NotAll,
+}
+
+pub fn print(text: &str) -> Result<Printed> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(Printed::All),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Printed::NotAll),
+        Err(error) => Err(error).context("failed to write to standard output"),
     }
 }

@@ -55,8 +55,8 @@ fn is_stuck(before: &HashMap<EndKey, u32>, now: &HashMap<EndKey, u32>) -> bool {
 mod tests {
     use super::*;
 
-    fn unread(ends: &[(u8, u32)]) -> HashMap<EndKey, u32> {
-        ends.iter().map(|(end, unread)| ([*end; 8], *unread)).collect()
+    fn unread(ends: &[(u32, u32)]) -> HashMap<EndKey, u32> {
+        ends.iter().map(|(end, unread)| ((*end, *end), *unread)).collect()
     }
 
     #[test]

@@ -243,11 +243,15 @@ fn a_behaviour_that_is_missing_is_named_and_can_be_forced() {
 #[test]
 fn a_self_test_that_cannot_be_made_is_a_reason_to_refuse() {
     let arena = Arena::new();
+    // Beside whom the tool cannot use the cgroup that it is in.
+    let mut other = arena.host_command("sleep");
+    other.arg("600").stdin(Stdio::null());
+    let _other = Process::start(other);
     let loopback_down: fn(&mut Command) = common::without_loopback;
     let read_only: fn(&mut Command) = common::lock_cgroup2;
     for (restrict, words) in [
         (loopback_down, ["loopback", "ip link set lo up"]),
-        (read_only, ["Read-only file system", "ProtectControlGroups=no"]),
+        (read_only, ["Read-only file system", "without other processes"]),
     ] {
         let mut command = doctor(&arena);
         restrict(&mut command);
@@ -266,6 +270,23 @@ fn a_self_test_that_cannot_be_made_is_a_reason_to_refuse() {
         assert_eq!(start(run(&["--force", "self-test"])).len(), 1);
     }
     assert!(!has_subfolders(arena.cgroup()));
+}
+
+/// As in a service that is kept from writing to cgroups, and in a container.
+#[test]
+fn where_no_cgroup_can_be_made_the_self_test_has_its_own_if_it_is_alone() {
+    let arena = Arena::new();
+    let mut command = doctor(&arena);
+    common::lock_cgroup2(&mut command);
+    let diagnosis = Diagnosis::of(command);
+    assert_eq!(diagnosis.status, Some(0), "{}", diagnosis.text);
+    diagnosis.assert_all(&SELF_TEST, "ok");
+
+    let mut command = sockredir(&arena, &["--cgroup"]);
+    command.arg(arena.cgroup());
+    common::lock_cgroup2(&mut command);
+    assert_eq!(start(command), [""; 0]);
+    wait_until_gone(Duration::from_secs(10));
 }
 
 /// As where every start has the same process number, in a container.

@@ -28,6 +28,10 @@ typedef __u16 u16;
 typedef __u32 u32;
 typedef __u64 u64;
 typedef _Bool bool;
+typedef int __kernel_pid_t;
+typedef __kernel_pid_t pid_t;
+typedef unsigned int __kernel_uid32_t;
+typedef __kernel_uid32_t uid_t;
 typedef short unsigned int umode_t;
 typedef struct wait_queue_head wait_queue_head_t;
 typedef struct refcount_struct refcount_t;
@@ -186,6 +190,7 @@ struct bpf_iter_meta;
 struct bpf_map;
 struct bpf_sock;
 struct cgroup;
+struct cred;
 struct dst_entry;
 struct fdtable;
 struct file;
@@ -506,6 +511,8 @@ struct tcp_sock {
 	u32 packets_out;
 	u64 bytes_acked;
 	u64 bytes_received;
+	u64 bytes_sent;
+	u64 bytes_retrans;
 	u8 bpf_sock_ops_cb_flags;
 	u8 recvmsg_inq : 1;
 	u16 urg_data;
@@ -530,8 +537,18 @@ struct task_struct {
 	unsigned int flags;
 	struct task_struct *group_leader;
 	char comm[16];
+	const struct cred *cred;
 	struct files_struct *files;
+	pid_t tgid;
 	struct io_uring_task *io_uring;
+};
+
+typedef struct {
+	uid_t val;
+} kuid_t;
+
+struct cred {
+	kuid_t uid;
 };
 
 struct files_struct {
@@ -545,6 +562,7 @@ struct fdtable {
 
 struct inode {
 	umode_t i_mode;
+	long unsigned int i_ino;
 };
 
 struct list_head {
@@ -636,6 +654,8 @@ struct proto {
 
 struct cgroup {
 	struct kernfs_node *kn;
+	int level;
+	struct cgroup *ancestors[0];
 };
 
 struct kernfs_node {

@@ -21,7 +21,7 @@ impl Host {
     pub fn look() -> Self {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let kernel = crate::kernel::release();
         Self {
             cpu: cpu_model(&cpuinfo).unwrap_or("unknown processor").to_owned(),
             cpus: cpuinfo
@@ -30,7 +30,7 @@ impl Host {
                 .count(),
             is_virtual: is_virtual(&cpuinfo) || fs::exists("/sys/hypervisor/type").unwrap_or(false),
             memory_gib: memory_kib(&meminfo).unwrap_or_default() / f64::from(1 << 20),
-            kernel: kernel.trim_end().to_owned(),
+            kernel,
             architecture: std::env::consts::ARCH,
         }
     }

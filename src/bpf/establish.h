@@ -3,7 +3,7 @@
 #ifndef ESTABLISH_H
 #define ESTABLISH_H
 
-#include "listen.h"
+#include "gate.h"
 
 /* The header-length callback is where an end is looked at under its own lock (law 2): it runs in the program's own
  * sendmsg, in the acknowledgement that recvmsg sends, and for the FIN. The state callback ends the record's life.
@@ -26,27 +26,6 @@ static __always_inline void callbacks_drop(struct bpf_sock_ops *ctx, struct end 
 	end->callbacks = 0;
 }
 
-/* Only connections that the routing table keeps on this host: addresses of 127/8, ::1 and the host's own. */
-static __always_inline bool is_routed_over_loopback(struct sock *sock)
-{
-	struct dst_entry *route = sock->sk_dst_cache;
-
-	return route && route->dev->flags & IFF_LOOPBACK;
-}
-
-static __always_inline bool port_in(const volatile __u64 *ports, __u32 port)
-{
-	return ports[(port >> 6) & 1023] >> (port & 63) & 1;
-}
-
-static __always_inline bool is_port_covered(struct bpf_sock_ops *ctx)
-{
-	__u32 local = ctx->local_port, remote = bpf_ntohl(ctx->remote_port);
-
-	return (port_in(ports_included, local) || port_in(ports_included, remote)) &&
-	       !port_in(ports_excluded, local) && !port_in(ports_excluded, remote);
-}
-
 /* Law 4: the two numbers that the ends of one connection hold mirrored, and nobody else does. */
 static __always_inline void end_init(struct end *end, struct bpf_sock_ops *ctx)
 {
@@ -56,31 +35,13 @@ static __always_inline void end_init(struct end *end, struct bpf_sock_ops *ctx)
 	end->mate.ack = end->own.seq;
 	end->side = side_of(end->own);
 	end->flow = flow_key_of(end->own);
-}
-
-static __always_inline void service_of(struct bpf_sock_ops *ctx, struct sock *sock, struct service_key *key)
-{
-	/* Loads in branches would be joined to one that the verifier refuses. */
-	__u32 v4 = READ_ONCE(ctx->remote_ip4), v6 = READ_ONCE(ctx->remote_ip6[3]);
-
-	key->netns = bpf_get_netns_cookie(ctx);
-	key->cgroup = sock->sk_cgrp_data.cgroup->kn->id;
-	key->port = bpf_ntohl(ctx->remote_port);
-	if (ctx->family == AF_INET) {
-		key->address[2] = bpf_htonl(0xffff);
-		key->address[3] = v4;
-		return;
-	}
-	key->address[0] = ctx->remote_ip6[0];
-	key->address[1] = ctx->remote_ip6[1];
-	key->address[2] = ctx->remote_ip6[2];
-	key->address[3] = v6;
+	end->since = bpf_ktime_get_coarse_ns();
 }
 
 /* How many messages to observe, or 0: do not insert, for the reason that is counted. Insertion costs a short connection
  * about 20 %, so services whose flows end before redirection has paid are only sampled.
  */
-static __always_inline __u32 service_verdict(const struct service_key *key)
+static __always_inline __u32 service_verdict(const struct service_key *key, struct sock *sock)
 {
 	struct service *service = bpf_map_lookup_elem(&sockredir_svc, key);
 
@@ -91,40 +52,40 @@ static __always_inline __u32 service_verdict(const struct service_key *key)
 		return observe_messages;
 	}
 	if (service->shunned) {
-		count(service->shunned);
+		decide(sock, service->shunned);
 		return 0;
 	}
 	if (service->score <= 0 && ++service->skipped % score_sample) {
-		count(COUNTER_REFUSED_SERVICE);
+		decide(sock, COUNTER_REFUSED_SERVICE);
 		return 0;
 	}
 	return service->score >= score_quick ? observe_messages_quick : observe_messages;
 }
 
 /* Into the map under the own key. BPF_NOEXIST: whoever holds the key or the socket already keeps it. */
-static __always_inline bool end_insert(struct bpf_sock_ops *ctx, struct end *end)
+static __always_inline bool end_insert(struct bpf_sock_ops *ctx, struct end *end, struct sock *sock)
 {
 	struct end_key key = end->own;
 
 	if (bpf_sock_hash_update(ctx, &sockredir_map, &key, BPF_NOEXIST)) {
-		count(COUNTER_REFUSED_TAKEN);
+		decide(sock, COUNTER_REFUSED_TAKEN);
 		return false;
 	}
 	return true;
 }
 
 /* The storage of a fresh end, or none. */
-static __always_inline struct end *end_create(struct bpf_sock *sk)
+static __always_inline struct end *end_create(struct bpf_sock *sk, struct sock *sock)
 {
 	struct end *end = bpf_sk_storage_get(&sockredir_end, sk, NULL, 0);
 
 	if (end) {
-		count(COUNTER_REFUSED_TAKEN);
+		decide(sock, COUNTER_REFUSED_TAKEN);
 		return NULL;
 	}
 	end = bpf_sk_storage_get(&sockredir_end, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!end)
-		count(COUNTER_REFUSED_FULL);
+		decide(sock, COUNTER_REFUSED_FULL);
 	return end;
 }
 
@@ -135,46 +96,28 @@ static __always_inline void establish_active(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct tcp_sock *tcp = sk ? bpf_skc_to_tcp_sock(sk) : NULL;
-	enum counter exclusion;
 	struct flow flow = {};
+	enum counter refusal;
 	struct flow_key key;
-	struct file *file;
+	struct sock *sock;
 	struct end *end;
 
 	if (!tcp)
 		return;
-	if (!is_routed_over_loopback(sock_of(tcp))) {
-		count(COUNTER_REFUSED_NOT_LOCAL);
-		return;
-	}
-	if (stopping) {
-		count(COUNTER_REFUSED_STOPPING);
-		return;
-	}
-	if (!is_port_covered(ctx)) {
-		count(COUNTER_REFUSED_PORT);
-		return;
-	}
-	exclusion = connect_exclusion(sk);
-	if (exclusion) {
-		count(exclusion);
-		return;
-	}
-	file = file_of(sock_of(tcp));
+	sock = sock_of(tcp);
+	refusal = gate_of(tcp, connect_exclusion(sk));
 	/* Two equal numbers would make the two ends one. */
-	if (!file || is_special(tcp) || ctx->snd_nxt == ctx->rcv_nxt) {
-		count(COUNTER_REFUSED_SPECIAL);
+	if (refusal == COUNTERS && ctx->snd_nxt == ctx->rcv_nxt)
+		refusal = COUNTER_REFUSED_SPECIAL;
+	if (refusal != COUNTERS) {
+		decide(sock, refusal);
 		return;
 	}
-	if (!admit_any && !is_nonblocking(file)) {
-		count(COUNTER_REFUSED_BLOCKING);
-		return;
-	}
-	service_of(ctx, sock_of(tcp), &flow.service);
-	flow.observe = service_verdict(&flow.service);
+	service_of(sock, &flow.service);
+	flow.observe = service_verdict(&flow.service, sock);
 	if (!flow.observe)
 		return;
-	end = end_create(sk);
+	end = end_create(sk, sock);
 	if (!end)
 		return;
 	end_init(end, ctx);
@@ -186,11 +129,11 @@ static __always_inline void establish_active(struct bpf_sock_ops *ctx)
 	flow.queue_next[0] = end->side ? end->own.seq : end->own.ack;
 	flow.queue_next[1] = end->side ? end->own.ack : end->own.seq;
 	if (bpf_map_update_elem(&sockredir_flow, &key, &flow, BPF_NOEXIST)) {
-		count(COUNTER_REFUSED_FULL);
+		decide(sock, COUNTER_REFUSED_FULL);
 		bpf_sk_storage_delete(&sockredir_end, sk);
 		return;
 	}
-	if (!end_insert(ctx, end)) {
+	if (!end_insert(ctx, end, sock)) {
 		flow_release(end);
 		bpf_sk_storage_delete(&sockredir_end, sk);
 		return;
@@ -203,14 +146,15 @@ static __always_inline void establish_active(struct bpf_sock_ops *ctx)
 /* Whether the accepting program is not excluded, and known to use non-blocking sockets. If nothing is known of it, this
  * connection is watched until it shows.
  */
-static __always_inline bool may_accept(struct bpf_sock_ops *ctx, struct end *fresh, struct flow *flow)
+static __always_inline bool may_accept(struct bpf_sock_ops *ctx, struct sock *sock, struct end *fresh,
+				       struct flow *flow)
 {
 	struct listener *listener = listener_of(ctx);
 	struct bpf_sock *sk = ctx->sk;
 	struct end *end;
 
 	if (listener && listener->exclusion) {
-		count(listener->exclusion);
+		decide(sock, listener->exclusion);
 		service_score(flow, -score_most);
 		refuse(flow, COUNTER_TCP_ONLY_PROGRAM);
 		return false;
@@ -221,14 +165,15 @@ static __always_inline bool may_accept(struct bpf_sock_ops *ctx, struct end *fre
 	case ACCEPTS_NONBLOCKING:
 		return true;
 	case ACCEPTS_BLOCKING:
-		count(COUNTER_REFUSED_BLOCKING_SERVER);
+		decide(sock, COUNTER_REFUSED_BLOCKING_SERVER);
 		service_score(flow, -score_most);
 		break;
 	default:
-		count(COUNTER_REFUSED_UNKNOWN_SERVER);
-		end = sk ? end_create(sk) : NULL;
+		decide(sock, COUNTER_REFUSED_UNKNOWN_SERVER);
+		end = sk ? end_create(sk, sock) : NULL;
 		if (!end)
 			break;
+		fresh->left = COUNTER_REFUSED_UNKNOWN_SERVER;
 		*end = *fresh;
 		callbacks_add(ctx, end, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
 	}
@@ -246,38 +191,40 @@ static __always_inline void establish_passive(struct bpf_sock_ops *ctx)
 	struct end fresh = {};
 	struct end_key own;
 	struct flow *flow;
+	struct sock *sock;
 	struct end *end;
 
 	if (!tcp)
 		return;
+	sock = sock_of(tcp);
 	end_init(&fresh, ctx);
 	fresh.accepted = 1;
 	flow = flow_of(&fresh);
 	if (!flow) {
-		count(COUNTER_REFUSED_UNPAIRED);
+		decide(sock, COUNTER_REFUSED_UNPAIRED);
 		return;
 	}
 	if (stopping) {
-		count(COUNTER_REFUSED_STOPPING);
+		decide(sock, COUNTER_REFUSED_STOPPING);
 		return;
 	}
 	if (is_special(tcp)) {
-		count(COUNTER_REFUSED_SPECIAL);
+		decide(sock, COUNTER_REFUSED_SPECIAL);
 		return;
 	}
-	if (!may_accept(ctx, &fresh, flow))
+	if (!may_accept(ctx, sock, &fresh, flow))
 		return;
-	end = end_create(sk);
+	end = end_create(sk, sock);
 	if (!end)
 		return;
 	*end = fresh;
-	if (!end_insert(ctx, end)) {
+	if (!end_insert(ctx, end, sock)) {
 		bpf_sk_storage_delete(&sockredir_end, sk);
 		return;
 	}
 	flow->sock[end->side & 1] = (unsigned long)tcp;
 	if (!flow_join(flow, end)) {
-		count(COUNTER_REFUSED_UNPAIRED);
+		decide(sock, COUNTER_REFUSED_UNPAIRED);
 		own = end->own;
 		bpf_map_delete_elem(&sockredir_map, &own);
 		bpf_sk_storage_delete(&sockredir_end, sk);

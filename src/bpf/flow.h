@@ -3,7 +3,7 @@
 #ifndef FLOW_H
 #define FLOW_H
 
-#include "maps.h"
+#include "decide.h"
 
 /* Transitions are retried when another bit of the word changed meanwhile; there are four such bits. */
 #define FLOW_RETRIES 5
@@ -88,20 +88,38 @@ static __always_inline bool flow_swap(struct flow *flow, enum flow_state from, e
 	return false;
 }
 
+/* A change of state with its reason. An end that is registered stands for the flow. */
+static __always_inline bool flow_decide(struct flow *flow, enum flow_state from, enum flow_state to,
+					enum counter reason)
+{
+	__u32 side = !(flow_word(flow) & FLOW_END(0));
+
+	if (!flow_swap(flow, from, to))
+		return false;
+	flow->reason = reason;
+	decide(kernel_object((void *)flow->sock[side], struct sock), reason);
+	return true;
+}
+
 /* A flow under observation is decided for TCP, whoever decides first. */
 static __always_inline enum counter refuse(struct flow *flow, enum counter reason)
 {
-	if (flow_swap(flow, FLOW_OBSERVE, FLOW_TCP_ONLY))
-		count(reason);
+	flow_decide(flow, FLOW_OBSERVE, FLOW_TCP_ONLY, reason);
 	return COUNTER_MESSAGES_TCP_ONLY;
 }
 
 /* An admitted flow changed its nature. Its later messages go through TCP, in order, and its ends drain and leave. */
 static __always_inline enum counter send_back(struct flow *flow, enum counter reason)
 {
-	if (flow_swap(flow, FLOW_ADMITTED, FLOW_DRAIN))
-		count(reason);
+	flow_decide(flow, FLOW_ADMITTED, FLOW_DRAIN, reason);
 	return COUNTER_MESSAGES_DRAIN;
+}
+
+/* No redirect is under way any more. Why it was sent back stays its reason. */
+static __always_inline void flow_drained(struct flow *flow, struct sock *sock)
+{
+	if (flow_swap(flow, FLOW_DRAIN, FLOW_TCP_ONLY))
+		decide(sock, COUNTER_DRAIN_DONE);
 }
 
 /* The accepted end joins the record of the connecting one, unless that has gone. The tag guards against a record whose
@@ -170,6 +188,7 @@ static __always_inline void flow_release(struct end *end)
 	if (!flow)
 		return;
 	word = __sync_fetch_and_and(&flow->word, ~FLOW_END(end->side));
+	end->left = state_of(word) == FLOW_TCP_ONLY ? flow->reason : COUNTER_TCP_ONLY_CLOSED;
 	if (word & FLOW_ENDS & ~FLOW_END(end->side))
 		return;
 	if (!flow->worth)

@@ -58,12 +58,12 @@ static __always_inline bool can_leave(struct sock *sock, struct sk_psock *psock,
 	return true;
 }
 
-static __always_inline void unmap(struct end *end)
+static __always_inline void unmap(struct end *end, struct sock *sock)
 {
 	struct end_key own = end->own;
 
 	bpf_map_delete_elem(&sockredir_map, &own);
-	count(COUNTER_ENDS_LEFT);
+	decide(sock, COUNTER_ENDS_LEFT);
 }
 
 /* The end has drained: no redirect of its own is under way. A thread between its verdict and the enqueue has released
@@ -72,7 +72,8 @@ static __always_inline void unmap(struct end *end)
  * process context may be that very thread, so `inside` must be 0: the proof waits for an interrupt, which the
  * acknowledgement of sent data brings to a sender, and the delayed acknowledgement to a receiver.
  */
-static __always_inline void drain(struct end *end, struct flow *flow, struct sk_psock *psock, int inside)
+static __always_inline void drain(struct end *end, struct flow *flow, struct sock *sock,
+				  struct sk_psock *psock, int inside)
 {
 	__u64 done = FLOW_DONE(end->side);
 
@@ -80,8 +81,7 @@ static __always_inline void drain(struct end *end, struct flow *flow, struct sk_
 		return;
 	if (((__sync_fetch_and_or(&flow->word, done) | done) & FLOW_BOTH_DONE) != FLOW_BOTH_DONE)
 		return;
-	if (flow_swap(flow, FLOW_DRAIN, FLOW_TCP_ONLY))
-		count(COUNTER_DRAIN_DONE);
+	flow_drained(flow, sock);
 }
 
 /* Under the end's own lock: take the next step out of the map. True if the end has left. */
@@ -93,10 +93,10 @@ static __always_inline bool step_out(struct end *end, struct flow *flow, struct 
 		send_back(flow, COUNTER_DRAIN_STOPPING);
 	}
 	if (state_of(flow_word(flow)) == FLOW_DRAIN)
-		drain(end, flow, psock, inside);
+		drain(end, flow, sock, psock, inside);
 	if (state_of(flow_word(flow)) != FLOW_TCP_ONLY || !can_leave(sock, psock, inside))
 		return false;
-	unmap(end);
+	unmap(end, sock);
 	flow_release(end);
 	return true;
 }
@@ -140,9 +140,8 @@ static __always_inline void half_close(struct bpf_sock_ops *ctx)
 		return;
 	refuse(flow, COUNTER_TCP_ONLY_CLOSED);
 	send_back(flow, COUNTER_DRAIN_HALF_CLOSED);
-	if (psock->refcnt.refs.counter <= 1 && is_mate_quiet(end, flow) &&
-	    flow_swap(flow, FLOW_DRAIN, FLOW_TCP_ONLY))
-		count(COUNTER_DRAIN_DONE);
+	if (psock->refcnt.refs.counter <= 1 && is_mate_quiet(end, flow))
+		flow_drained(flow, sock_of(tcp));
 	if (step_out(end, flow, sock_of(tcp), psock, 0))
 		callbacks_drop(ctx, end);
 }
@@ -261,7 +260,7 @@ static __always_inline void end_of_life(struct bpf_sock_ops *ctx)
 		return;
 	psock = psock_of(sock_of(tcp));
 	if (psock && can_leave(sock_of(tcp), psock, !!sock_of(tcp)->sk_lock.owned))
-		unmap(end);
+		unmap(end, sock_of(tcp));
 	flow_release(end);
 }
 

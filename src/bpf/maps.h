@@ -42,8 +42,14 @@ const volatile __s32 score_quick = 48;
 const volatile __s32 score_gain = 8;
 const volatile __u32 score_sample = 64;
 
+/* --log-decisions. */
+const volatile bool log_decisions = false;
+
 /* The number of splice(2) on this machine. */
 const volatile __u32 splice_call = 0;
+
+/* The covered cgroup, by its number. Written before each attachment, as the ports are. */
+volatile __u64 cgroup_covered;
 
 /* Set once, when the tool stops (law 8): from then on nothing is inserted, admitted or redirected. */
 volatile __u32 stopping;
@@ -103,6 +109,17 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 } sockredir_count SEC(".maps");
+
+/* struct decision: 186 of them, which is what may be logged between two looks. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 16384);
+} sockredir_log SEC(".maps");
+
+/* Nothing else tells the user side of what only iterators and the ring buffer write. */
+const struct mapped *mapped_type __attribute__((unused));
+const struct seen *seen_type __attribute__((unused));
+const struct decision *decision_type __attribute__((unused));
 
 static __always_inline void count_many(enum counter which, __u64 n)
 {

@@ -47,28 +47,6 @@ static __always_inline enum counter exclusion_of(struct task_struct *task)
 	return has_io_uring(task) ? COUNTER_REFUSED_IO_URING : 0;
 }
 
-/* The process of a connection is the running one at connect(), not where the connection is established. A socket that was
- * disconnected and connects again begins with an empty queue.
- */
-static __always_inline void connect_begins(struct bpf_sock_ops *ctx)
-{
-	enum counter exclusion = exclusion_of(bpf_get_current_task_btf());
-	struct bpf_sock *sk = ctx->sk;
-	struct end *end = sk ? bpf_sk_storage_get(&sockredir_end, sk, NULL, 0) : NULL;
-
-	if (end) {
-		struct end_key earlier = end->own;
-
-		bpf_map_delete_elem(&sockredir_map, &earlier);
-		bpf_sk_storage_delete(&sockredir_end, sk);
-	}
-	if (!sk || !exclusion)
-		return;
-	end = bpf_sk_storage_get(&sockredir_end, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
-	if (end)
-		end->exclusion = exclusion;
-}
-
 static __always_inline enum counter connect_exclusion(struct bpf_sock *sk)
 {
 	struct end *end = bpf_sk_storage_get(&sockredir_end, sk, NULL, 0);

@@ -2,6 +2,7 @@
 /* The entry points of the datapath. docs/datapath.md numbers its laws. */
 #include "establish.h"
 #include "leave.h"
+#include "observe.h"
 #include "options.h"
 #include "queue.h"
 #include "verdict.h"
@@ -70,6 +71,20 @@ int sockredir_listeners(struct bpf_iter__task_file *ctx)
 	return 0;
 }
 
+/* For every TCP socket of the covered cgroup that a program holds, in all network namespaces (struct seen). */
+SEC("iter/task_file")
+int sockredir_seen(struct bpf_iter__task_file *ctx)
+{
+	struct file *file = ctx->file;
+	struct socket *socket = file ? bpf_sock_from_file(file) : NULL;
+	struct sock *sock = socket ? socket->sk : NULL;
+	struct task_struct *task = ctx->task;
+
+	if (sock && task && sock->sk_protocol == IPPROTO_TCP)
+		see(ctx->meta->seq, sock, file, task);
+	return 0;
+}
+
 /* Attached for a moment, when readers seem to be stuck: a trace of system calls costs all programs of the host. */
 SEC("tp_btf/sys_enter")
 int sockredir_splice(unsigned long long *ctx)
@@ -79,20 +94,25 @@ int sockredir_splice(unsigned long long *ctx)
 	return 0;
 }
 
-/* For every end in the map, its key and the bytes that wait to be read from its queue (struct unread). */
+/* For every end in the map, what waits to be read from its queue and the state of its flow (struct mapped). */
 SEC("iter/sockmap")
 int sockredir_ends(struct bpf_iter__sockmap *ctx)
 {
 	struct sock *sock = ctx->sk;
 	struct sk_psock *psock = sock ? psock_of(sock) : NULL;
 	struct end_key *key = ctx->key;
-	struct unread unread = {};
+	struct mapped mapped = {};
+	struct flow_key flow_key;
+	struct flow *flow;
 
 	if (!psock || !key)
 		return 0;
-	unread.end = *key;
-	unread.bytes = is_queue_empty(psock) ? 0 : psock->msg_tot_len;
-	bpf_seq_write(ctx->meta->seq, &unread, sizeof(unread));
+	mapped.end = *key;
+	mapped.unread = unread_bytes(psock);
+	flow_key = flow_key_of(mapped.end);
+	flow = bpf_map_lookup_elem(&sockredir_flow, &flow_key);
+	mapped.state = flow ? state_of(flow_word(flow)) : FLOW_TCP_ONLY;
+	bpf_seq_write(ctx->meta->seq, &mapped, sizeof(mapped));
 	return 0;
 }
 

@@ -62,10 +62,22 @@ struct listener {
 	__u32 exclusion;
 };
 
-/* What the iterator over the ends in the socket map writes for each of them. */
-struct unread {
-	struct end_key end;
-	__u32 bytes;
+/* Where a socket is and what it is connected to. IPv4 is held as IPv4-mapped IPv6, ports in the order of the host. */
+struct endpoints {
+	__u64 netns;
+	__u32 local[4];
+	__u32 remote[4];
+	__u32 local_port;
+	__u32 remote_port;
+};
+
+/* One decision, for --log-decisions: its counter, and an end of the flow. */
+struct decision {
+	struct endpoints endpoints;
+	/* CLOCK_MONOTONIC, nanoseconds. */
+	__u64 time;
+	__u32 reason;
+	__u32 pad;
 };
 
 /* A program by the name of its process, as in /proc/PID/comm. The value is 1 if it was seen to splice. */
@@ -79,6 +91,14 @@ enum flow_state {
 	FLOW_ADMITTED,
 	FLOW_DRAIN,
 	FLOW_TCP_ONLY,
+};
+
+/* What the iterator over the ends in the socket map writes for each of them. */
+struct mapped {
+	struct end_key end;
+	/* What waits to be read. */
+	__u32 unread;
+	enum flow_state state;
 };
 
 /* Layout of struct flow's word. One word, so that every transition is one compare-and-swap. */
@@ -105,11 +125,12 @@ struct flow {
 	__u32 observe;
 	/* Redirection has paid for the insertion: the service was credited. */
 	__u32 worth;
+	/* The counter of the last decision on this flow; 0 while it is observed. */
+	__u32 reason;
 	/* By side: the address of the socket, good while that end is registered in the word. */
 	__u64 sock[2];
 	/* By side: the TCP sequence number that the receive queue of that end goes on with. */
 	__u32 queue_next[2];
-	__u32 pad;
 };
 
 /*
@@ -224,8 +245,15 @@ enum counter {
 	COUNTER_MESSAGES_MEMORY,
 	/* A verdict that found its own end gone while a redirect was in place: refused, as the one safe answer. */
 	COUNTER_MESSAGES_DROPPED,
+	/* Decisions that --log-decisions left out: there were too many. */
+	COUNTER_DECISIONS_DROPPED,
 	COUNTERS,
 };
+
+/* Why a socket is not followed that the tool would take now: it was connected before the tool started, by a blocking socket, or
+ * while --max-flows was reached. Nothing counts it.
+ */
+#define NOT_FOLLOWED COUNTERS
 
 /* How the last message of one direction was sent, as far as its verdict says. */
 enum via {
@@ -249,6 +277,8 @@ struct end {
 	__u32 accepted;
 	/* The refused_* counter of this connecting program, or 0. */
 	__u32 exclusion;
+	/* Why the flow is not followed any more, as its counter, or 0. */
+	__u32 left;
 	/* An accepted end has shown whether its program uses non-blocking sockets. */
 	__u32 known;
 	/* The key is in the socket map and the record counts this end. */
@@ -272,6 +302,8 @@ struct end {
 	__u64 observed_bytes;
 	/* Redirected so far, and the two checkpoints that bound what is queued (law 6). */
 	struct checkpoint sent;
+	/* Through TCP so far, while mapped. */
+	struct checkpoint passed;
 	struct checkpoint older;
 	struct checkpoint newer;
 	/* Callback flags of the socket that were not set before this program set them. */
@@ -280,6 +312,38 @@ struct end {
 	__u32 fence;
 	/* The socket's write_seq when it last redirected: what TCP has sent since moves it. */
 	__u32 redirect_seq;
+	/* The most that waited in the mate's queue at a redirect. */
+	__u32 queue_peak;
+	/* CLOCK_MONOTONIC, nanoseconds: when it was established. */
+	__u64 since;
+};
+
+/* What the iterator over open files writes of each TCP socket of the cgroup, once for every process that holds it. */
+struct seen {
+	struct endpoints endpoints;
+	__u64 inode;
+	/* Nanoseconds since it was established; 0 if it was never followed. */
+	__u64 age;
+	/* Payload that it has sent through TCP, from the beginning. */
+	__u64 tcp_bytes;
+	struct checkpoint redirected;
+	struct checkpoint passed;
+	/* The record's key, the same at both ends; 0 if it was never followed. */
+	struct flow_key flow;
+	__u32 pid;
+	__u32 uid;
+	char name[16];
+	/* Of TCP: TCP_ESTABLISHED and so on. */
+	__u32 tcp_state;
+	enum flow_state state;
+	/* The counter that says why it is in that state, or NOT_FOLLOWED. */
+	__u32 reason;
+	/* The counter of its last message; COUNTERS if there was none. */
+	__u32 last_message;
+	__u32 accepted;
+	__u32 blocking;
+	__u32 queue;
+	__u32 queue_peak;
 };
 
 #endif

@@ -83,6 +83,7 @@ static __always_inline enum counter limit_of(struct end *end, struct sock *mate,
 	__s64 queued = mate->sk_backlog.rmem_alloc.counter;
 	__s64 buffer = mate->sk_rcvbuf, undropped = buffer + (mate->sk_sndbuf >> 1);
 	__s64 bytes = queue_bytes;
+	__u32 unread;
 
 	if (!(BPF_CORE_READ_BITFIELD(mate, sk_userlocks) & SOCK_RCVBUF_LOCK))
 		buffer = limits->sysctl_tcp_rmem[2];
@@ -95,8 +96,11 @@ static __always_inline enum counter limit_of(struct end *end, struct sock *mate,
 		return COUNTER_MESSAGES_LIMIT_BYTES;
 	if (queued >= limits->sysctl_tcp_rmem[0] && is_memory_short(mate))
 		return COUNTER_MESSAGES_MEMORY;
-	if (queued_messages(end, psock->msg_tot_len) >= queue_messages >> shift)
+	unread = psock->msg_tot_len;
+	if (queued_messages(end, unread) >= queue_messages >> shift)
 		return COUNTER_MESSAGES_LIMIT_COUNT;
+	if (unread + size > end->queue_peak)
+		end->queue_peak = unread + size;
 	return COUNTER_MESSAGES_REDIRECTED;
 }
 
@@ -128,12 +132,10 @@ static __always_inline enum counter judge_mate(struct sk_msg *kmsg, struct end *
 		return COUNTER_MESSAGES_NOT_ACCEPTED;
 	if (!admit_any && !is_nonblocking(file))
 		return turn_back(flow, end->accepted);
-	if (admission != COUNTERS && flow_swap(flow, FLOW_OBSERVE, FLOW_ADMITTED)) {
-		count(admission);
-		/* So many messages would have paid, had they been redirected from the beginning. */
-		if (flow->observe == observe_messages)
-			service_credit(flow);
-	}
+	/* So many messages would have paid, had they been redirected from the beginning. */
+	if (admission != COUNTERS && flow_decide(flow, FLOW_OBSERVE, FLOW_ADMITTED, admission) &&
+	    flow->observe == observe_messages)
+		service_credit(flow);
 	/* The other end, or another thread, may have decided otherwise. */
 	if (state_of(flow_word(flow)) != FLOW_ADMITTED)
 		return COUNTER_MESSAGES_TCP_ONLY;
@@ -305,6 +307,8 @@ static __always_inline int verdict(struct sk_msg_md *msg)
 	} else {
 		end->via = VIA_TCP;
 		end->bulk = msg->size >= bulk_bytes;
+		end->passed.bytes += msg->size;
+		end->passed.messages++;
 		count_many(COUNTER_BYTES_TCP, msg->size);
 	}
 	return SK_PASS;

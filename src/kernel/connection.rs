@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::sys;
+use crate::cgroup;
 
 /// Longer than any of the deliveries takes on a busy machine; only a kernel that fails a check waits so long.
 pub const PATIENCE: Duration = Duration::from_secs(2);
@@ -20,13 +21,15 @@ const STEP: Duration = Duration::from_micros(100);
 /// Every byte is its place in the stream modulo this, which divides no size of a buffer.
 const PERIOD: usize = 251;
 
-/// A cgroup that goes with the value. Sockets that were made in it keep the programs that were attached to it.
-pub struct PrivateCgroup {
-    path: PathBuf,
+/// A cgroup for the connections of a test. Sockets that were made in it keep the programs that were attached to it.
+pub struct TestCgroup {
     folder: File,
+    /// The folder that was made, and goes with the value.
+    made: Option<PathBuf>,
 }
 
-impl PrivateCgroup {
+impl TestCgroup {
+    /// One that has no processes.
     pub fn below(parent: &Path) -> io::Result<Self> {
         let path = parent.join(format!("sockredir-self-test-{}", process::id()));
         match fs::create_dir(&path) {
@@ -37,20 +40,37 @@ impl PrivateCgroup {
         File::open(&path)
             .inspect_err(|_| drop(fs::remove_dir(&path)))
             .map(|folder| Self {
-                path: path.clone(),
                 folder,
+                made: Some(path.clone()),
             })
+    }
+
+    /// That of this process, if no other is in it, as in a service or a container: connections of other programs must not be
+    /// part of a test.
+    pub fn own() -> Option<Self> {
+        let folder = File::open(cgroup::own_alone()?).ok()?;
+        Some(Self { folder, made: None })
     }
 
     pub fn folder(&self) -> &File {
         &self.folder
     }
+
+    /// Non-blocking TCP sockets that belong to it.
+    pub fn sockets(&self, count: usize) -> io::Result<Vec<OwnedFd>> {
+        match self.made {
+            Some(_) => sys::sockets_of(&self.folder, count),
+            None => sys::sockets(count),
+        }
+    }
 }
 
-impl Drop for PrivateCgroup {
+impl Drop for TestCgroup {
     fn drop(&mut self) {
         // A process that has just ended may still be seen in it. What cannot be removed is empty and does no harm.
-        let _ = until(|| Ok(fs::remove_dir(&self.path).is_ok()));
+        if let Some(path) = &self.made {
+            let _ = until(|| Ok(fs::remove_dir(path).is_ok()));
+        }
     }
 }
 

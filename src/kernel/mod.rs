@@ -1,7 +1,10 @@
 //! Owns libbpf and every `unsafe`: loads the datapath, attaches it, reads its counters, and takes it away again.
 
 mod connection;
+mod decisions;
+mod ends;
 mod requirements;
+mod seen;
 mod selftest;
 mod sys;
 mod tunables;
@@ -12,10 +15,12 @@ mod skeleton {
     include!(concat!(env!("OUT_DIR"), "/sockredir.skel.rs"));
 }
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
+use std::fs;
 use std::io::Read as _;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd as _, RawFd};
+use std::os::unix::fs::MetadataExt as _;
 
 use anyhow::{Context as _, Result};
 use libbpf_rs::btf::types::Enum;
@@ -28,15 +33,19 @@ use crate::counters::Counters;
 use crate::ports::PortSet;
 use skeleton::{SockredirSkel, SockredirSkelBuilder, types};
 
+pub use decisions::Decision;
+pub use ends::{EndKey, Ends};
 pub use requirements::check as check_requirements;
 pub use selftest::{SafetyCheck, SelfTest};
-pub use sys::{libbpf_version, try_lock};
+pub use sys::{libbpf_version, release, try_lock};
 pub use tunables::Tunable;
 
 /// What the datapath is loaded with.
 #[derive(Debug)]
 pub struct Options {
     pub admit_blocking: bool,
+    /// Keep a record of each decision for [`Datapath::decisions`].
+    pub log_decisions: bool,
     /// The most flows to follow at a time.
     pub max_flows: u32,
     /// Values that differ from those of the source.
@@ -65,20 +74,6 @@ impl Coverage {
 
 /// Where the loaded object lives.
 pub type Storage = MaybeUninit<OpenObject>;
-
-/// The ends in the socket map at one moment.
-#[derive(Debug, Default, Eq, PartialEq)]
-pub struct Ends {
-    pub mapped: usize,
-    /// Those with data that their program has not read yet, and how many bytes.
-    pub unread: HashMap<EndKey, u32>,
-}
-
-/// The key of an end in the socket map (`struct end_key`).
-pub type EndKey = [u8; size_of::<types::end_key>()];
-
-/// The size of `struct unread`: an end's key and the bytes in its queue.
-const UNREAD: usize = size_of::<EndKey>() + size_of::<u32>();
 
 /// Traces the host's calls of `splice` until it is dropped.
 pub struct SpliceTrace {
@@ -137,6 +132,7 @@ impl<'a> Datapath<'a> {
             .as_deref_mut()
             .context("the datapath's object has no options")?;
         rodata.admit_any = options.admit_blocking;
+        rodata.log_decisions = options.log_decisions;
         rodata.splice_call = libc::SYS_splice as u32;
         tunables::set(&mut open, &options.tunables)?;
         open.maps
@@ -171,6 +167,8 @@ impl<'a> Datapath<'a> {
 
     /// From now on connections of the cgroup's programs are accelerated.
     pub fn attach(&mut self, cgroup: RawFd, coverage: &Coverage) -> Result<()> {
+        // Those of the self-test, which nobody asked for.
+        self.decisions()?;
         self.attach_programs(cgroup, coverage)?;
         self.scan_listeners()
     }
@@ -216,7 +214,7 @@ impl<'a> Datapath<'a> {
 
     /// The guard of socket options comes first, so that no connection is without it.
     fn attach_programs(&mut self, cgroup: RawFd, coverage: &Coverage) -> Result<()> {
-        self.cover(coverage)?;
+        self.cover(cgroup, coverage)?;
         let programs = &self.skel.progs;
         for program in [&programs.sockredir_option, &programs.sockredir_ops] {
             self.cgroup.insert(0, program.attach_cgroup(cgroup)?);
@@ -224,13 +222,17 @@ impl<'a> Datapath<'a> {
         Ok(())
     }
 
-    fn cover(&mut self, coverage: &Coverage) -> Result<()> {
+    fn cover(&mut self, cgroup: RawFd, coverage: &Coverage) -> Result<()> {
+        let folder =
+            fs::metadata(format!("/proc/self/fd/{cgroup}")).context("failed to number the cgroup")?;
         let bss = self
             .skel
             .maps
             .bss_data
             .as_deref_mut()
             .context("the datapath's object has no variables")?;
+        // The number of a cgroup is that of its folder.
+        bss.cgroup_covered = folder.ino();
         bss.ports_included = *coverage.ports.words();
         bss.ports_excluded = *coverage.exclude_ports.words();
         for name in &coverage.exclude_programs {
@@ -267,32 +269,6 @@ impl<'a> Datapath<'a> {
             .context("failed to attach the drain's iterator")?;
         read_all(&link).context("failed to run the drain's iterator")?;
         Ok(())
-    }
-
-    pub fn ends(&self) -> Result<Ends> {
-        let map = self.skel.maps.sockredir_map.as_fd();
-        let link = self
-            .skel
-            .progs
-            .sockredir_ends
-            .attach_iter(map)
-            .context("failed to attach the map's iterator")?;
-        let bytes = read_all(&link).context("failed to read the socket map")?;
-        let mut ends = Ends::default();
-        for end in bytes.chunks_exact(UNREAD) {
-            let (key, unread) = end.split_at(size_of::<EndKey>());
-            let unread = u32::from_ne_bytes(unread.try_into()?);
-            ends.mapped += 1;
-            if unread > 0 {
-                ends.unread.insert(key.try_into()?, unread);
-            }
-        }
-        Ok(ends)
-    }
-
-    /// The flows that have a record.
-    fn flows(&self) -> usize {
-        self.skel.maps.sockredir_flow.keys().count()
     }
 
     /// What was counted since the self-test.

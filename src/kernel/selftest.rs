@@ -1,5 +1,6 @@
 //! Tries on connections of the tool's own whether this kernel does what the datapath counts on.
 
+use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::connection::{Connection, End, PATIENCE, PrivateCgroup, Received, until};
+use super::connection::{Connection, End, PATIENCE, Received, TestCgroup, until};
 use super::{Coverage, Datapath, sys};
 use crate::checks::Finding;
 use crate::counters::Counters;
@@ -133,7 +134,8 @@ impl Place {
 }
 
 impl<'test, 'a> SelfTest<'test, 'a> {
-    /// Needs a cgroup below the given one, for as long as it takes to make sockets there, and the loopback interface.
+    /// Needs a cgroup below the given one, for as long as it takes to make sockets there, or to be alone in its own; and the
+    /// loopback interface.
     pub fn begin(datapath: &'test mut Datapath<'a>, parent: &Path) -> Result<Self, Finding> {
         let begin = Instant::now();
         match set_up(datapath, parent) {
@@ -258,18 +260,14 @@ impl<'test, 'a> SelfTest<'test, 'a> {
 }
 
 fn set_up(datapath: &mut Datapath<'_>, parent: &Path) -> Result<Place, Finding> {
-    let private = PrivateCgroup::below(parent).and_then(|cgroup| {
-        let sockets = sys::sockets_of(cgroup.folder(), 1 + SafetyCheck::OF_CONNECTIONS.len())?;
-        Ok((cgroup, sockets))
-    });
-    let (cgroup, sockets) = private.map_err(|error| {
+    let (cgroup, sockets) = sockets_in_a_cgroup(parent).map_err(|error| {
         Finding::new(
             format!(
                 "failed to make sockets in a cgroup below {}: {error}",
                 parent.display()
             ),
-            "run as root where cgroup2 can be written: in a container mount it read-write, in a service set \
-             ProtectControlGroups=no",
+            "run as root where cgroup2 can be written, or in a cgroup without other processes, as a service or a container \
+             does",
         )
     })?;
     datapath
@@ -277,7 +275,7 @@ fn set_up(datapath: &mut Datapath<'_>, parent: &Path) -> Result<Place, Finding> 
         .map_err(|error| {
             Finding::new(
                 format!(
-                    "failed to attach to a cgroup below {}: {error:#}",
+                    "failed to attach to a cgroup below {} or to its own: {error:#}",
                     parent.display()
                 ),
                 "see with `bpftool cgroup tree` whether other programs have it for themselves",
@@ -289,6 +287,17 @@ fn set_up(datapath: &mut Datapath<'_>, parent: &Path) -> Result<Place, Finding> 
             "bring the loopback interface up with `ip link set lo up`",
         )
     })
+}
+
+/// Below the cgroup that `run` is to have; where none can be made, or no process be started there, in that of this process.
+fn sockets_in_a_cgroup(parent: &Path) -> io::Result<(TestCgroup, Vec<OwnedFd>)> {
+    let sockets_of = |cgroup: TestCgroup| {
+        let sockets = cgroup.sockets(1 + SafetyCheck::OF_CONNECTIONS.len())?;
+        Ok((cgroup, sockets))
+    };
+    TestCgroup::below(parent)
+        .and_then(sockets_of)
+        .or_else(|error| TestCgroup::own().ok_or(error).and_then(sockets_of))
 }
 
 fn open(mut sockets: Vec<OwnedFd>) -> Result<Place> {

@@ -1,7 +1,7 @@
 //! The few calls into the C library and libbpf that have no safe face.
 
 use std::ffi::{CStr, c_int};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::mem;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
@@ -24,6 +24,12 @@ pub fn libbpf_version() -> String {
     // SAFETY: libbpf returns a pointer to a constant string.
     let version = unsafe { CStr::from_ptr(libbpf_sys::libbpf_version_string()) };
     version.to_string_lossy().into_owned()
+}
+
+/// The release of the running kernel, as `uname -r` has it; empty where /proc is not mounted.
+pub fn release() -> String {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    release.trim_end().to_owned()
 }
 
 /// Takes the exclusive lock of an open folder, which ends with its last descriptor; false if somebody has it.
@@ -59,6 +65,22 @@ pub fn effective_programs(cgroup: RawFd) -> io::Result<Vec<u32>> {
     Ok(ids)
 }
 
+/// Non-blocking TCP sockets that belong to the cgroup of this process.
+pub fn sockets(count: usize) -> io::Result<Vec<OwnedFd>> {
+    let socket = |_| {
+        let socket = check(tcp_socket())?;
+        // SAFETY: the kernel just made this descriptor and nobody else knows it.
+        Ok(unsafe { OwnedFd::from_raw_fd(socket) })
+    };
+    (0..count).map(socket).collect()
+}
+
+fn tcp_socket() -> c_int {
+    let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: no pointers.
+    unsafe { libc::socket(libc::AF_INET, kind, 0) }
+}
+
 /// Non-blocking TCP sockets that belong to a cgroup: a process is started there that makes them. It shares the table of
 /// open files, so that they are ours, and puts them in places that we hold.
 pub fn sockets_of(cgroup: &File, count: usize) -> io::Result<Vec<OwnedFd>> {
@@ -88,10 +110,9 @@ pub fn sockets_of(cgroup: &File, count: usize) -> io::Result<Vec<OwnedFd>> {
 
 /// In the child: no allocation, and nothing is dropped.
 fn fill_with_socket(place: &OwnedFd) -> io::Result<()> {
-    let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    let socket = check(tcp_socket())?;
     // SAFETY: no pointers; the new descriptor is nobody else's.
     unsafe {
-        let socket = check(libc::socket(libc::AF_INET, kind, 0))?;
         check(libc::dup3(socket, place.as_raw_fd(), libc::O_CLOEXEC))?;
         check(libc::close(socket))?;
     }

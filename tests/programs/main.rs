@@ -11,6 +11,7 @@ mod node;
 mod postgres;
 mod python;
 mod redis;
+mod seen;
 #[allow(dead_code, reason = "the comparison starts them too, some in its own way")]
 mod servers;
 #[allow(dead_code, reason = "the comparison uses more of it")]

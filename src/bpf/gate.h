@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Law 1, the gate: which connections may enter the map, by what can be seen of the connecting socket. */
+#ifndef GATE_H
+#define GATE_H
+
+#include "listen.h"
+
+/* Only connections that the routing table keeps on this host: addresses of 127/8, ::1 and the host's own. */
+static __always_inline bool is_routed_over_loopback(struct sock *sock)
+{
+	struct dst_entry *route = sock->sk_dst_cache;
+
+	return route && route->dev->flags & IFF_LOOPBACK;
+}
+
+static __always_inline bool port_in(const volatile __u64 *ports, __u32 port)
+{
+	/* The compiler knows the bounds of a port and would leave out the mask, which the verifier of Linux 6.12 needs. */
+	barrier_var(port);
+	return ports[(port >> 6) & 1023] >> (port & 63) & 1;
+}
+
+static __always_inline bool is_port_covered(struct sock *sock)
+{
+	__u32 local = sock->__sk_common.skc_num, remote = bpf_ntohs(sock->__sk_common.skc_dport);
+
+	return (port_in(ports_included, local) || port_in(ports_included, remote)) &&
+	       !port_in(ports_excluded, local) && !port_in(ports_excluded, remote);
+}
+
+/* Why a connecting socket is kept out of the map; COUNTERS if it is not. `exclusion` is that of its program, or 0. */
+static __always_inline enum counter gate_of(struct tcp_sock *tcp, enum counter exclusion)
+{
+	struct file *file = file_of(sock_of(tcp));
+
+	if (!is_routed_over_loopback(sock_of(tcp)))
+		return COUNTER_REFUSED_NOT_LOCAL;
+	if (stopping)
+		return COUNTER_REFUSED_STOPPING;
+	if (!is_port_covered(sock_of(tcp)))
+		return COUNTER_REFUSED_PORT;
+	if (exclusion)
+		return exclusion;
+	if (!file || is_special(tcp))
+		return COUNTER_REFUSED_SPECIAL;
+	return admit_any || is_nonblocking(file) ? COUNTERS : COUNTER_REFUSED_BLOCKING;
+}
+
+/* The process of a connection is the running one at connect(), not where the connection is established. A socket that was
+ * disconnected and connects again begins with an empty queue.
+ */
+static __always_inline void connect_begins(struct bpf_sock_ops *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct end *end = sk ? bpf_sk_storage_get(&sockredir_end, sk, NULL, 0) : NULL;
+	struct tcp_sock *tcp = sk ? bpf_skc_to_tcp_sock(sk) : NULL;
+	enum counter exclusion;
+
+	if (end) {
+		struct end_key earlier = end->own;
+
+		bpf_map_delete_elem(&sockredir_map, &earlier);
+		bpf_sk_storage_delete(&sockredir_end, sk);
+	}
+	/* Connections that the gate will not take have no process to look at. */
+	if (!tcp || !is_routed_over_loopback(sock_of(tcp)) || !is_port_covered(sock_of(tcp)))
+		return;
+	exclusion = exclusion_of(bpf_get_current_task_btf());
+	if (!exclusion)
+		return;
+	end = bpf_sk_storage_get(&sockredir_end, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (end)
+		end->exclusion = exclusion;
+}
+
+static __always_inline void service_of(struct sock *sock, struct service_key *key)
+{
+	struct endpoints endpoints;
+
+	endpoints_of(sock, &endpoints);
+	key->netns = endpoints.netns;
+	key->cgroup = sock->sk_cgrp_data.cgroup->kn->id;
+	__builtin_memcpy(key->address, endpoints.remote, sizeof(key->address));
+	key->port = endpoints.remote_port;
+}
+
+#endif

@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What is told of sockets when somebody asks, read from where it is. */
+#ifndef OBSERVE_H
+#define OBSERVE_H
+
+#include "gate.h"
+
+/* Levels of cgroups that are searched for the covered one. */
+#define CGROUP_LEVELS 64
+
+/* Whether the covered cgroup is the socket's or above it. */
+static __always_inline bool is_in_cgroup(struct sock *sock)
+{
+	struct cgroup *cgroup = sock->sk_cgrp_data.cgroup;
+	struct cgroup **ancestors = (void *)cgroup + bpf_core_field_offset(struct cgroup, ancestors);
+	int level = BPF_CORE_READ(cgroup, level);
+
+	for (int i = 0; i < CGROUP_LEVELS && i <= level; i++) {
+		struct cgroup *ancestor;
+
+		if (!bpf_probe_read_kernel(&ancestor, sizeof(ancestor), ancestors + i) &&
+		    BPF_CORE_READ(ancestor, kn, id) == cgroup_covered)
+			return true;
+	}
+	return false;
+}
+
+/* What waits in the one receive queue (law 3). */
+static __always_inline __u32 unread_bytes(struct sk_psock *psock)
+{
+	return is_queue_empty(psock) ? 0 : psock->msg_tot_len;
+}
+
+/* Why a socket that was never followed is not: what the gate would say now. */
+static __always_inline enum counter refusal_now(struct sock *sock, struct tcp_sock *tcp,
+						struct task_struct *task)
+{
+	enum counter refusal = gate_of(tcp, exclusion_of(task));
+	struct service_key key = {};
+	struct service *service;
+
+	if (refusal != COUNTERS)
+		return refusal;
+	if (sock->sk_user_data)
+		return COUNTER_REFUSED_TAKEN;
+	service_of(sock, &key);
+	service = bpf_map_lookup_elem(&sockredir_svc, &key);
+	if (service && service->shunned)
+		return service->shunned;
+	return service && service->score <= 0 ? COUNTER_REFUSED_SERVICE : NOT_FOLLOWED;
+}
+
+static __always_inline void see_end(struct seen *seen, struct end *end, struct sk_psock *psock)
+{
+	struct flow *flow = end->mapped ? flow_of(end) : NULL;
+
+	seen->age = bpf_ktime_get_ns() - end->since;
+	seen->flow = end->flow;
+	seen->accepted = end->accepted;
+	seen->redirected = end->sent;
+	seen->passed = end->passed;
+	seen->queue = psock ? unread_bytes(psock) : 0;
+	seen->queue_peak = end->queue_peak;
+	if (end->sent.messages || end->passed.messages)
+		seen->last_message = end->reason;
+	seen->state = flow ? state_of(flow_word(flow)) : FLOW_TCP_ONLY;
+	seen->reason = flow ? flow->reason : end->left;
+	if (!seen->reason)
+		seen->reason = flow ? COUNTER_MESSAGES_OBSERVED : COUNTER_TCP_ONLY_CLOSED;
+}
+
+/* A process has a TCP socket open. */
+static __always_inline void see(struct seq_file *seq, struct sock *sock, struct file *file,
+				struct task_struct *task)
+{
+	struct tcp_sock *tcp = kernel_object(sock, struct tcp_sock);
+	struct seen seen = { .last_message = COUNTERS, .state = FLOW_TCP_ONLY };
+	__u8 state = sock->__sk_common.skc_state;
+	struct listener_key key = {};
+	struct listener *listener;
+	struct end *end;
+
+	if (state == TCP_CLOSE || state == TCP_SYN_SENT || !is_in_cgroup(sock))
+		return;
+	endpoints_of(sock, &seen.endpoints);
+	seen.inode = file->f_inode->i_ino;
+	seen.pid = task->tgid;
+	seen.uid = BPF_CORE_READ(task, cred, uid.val);
+	BPF_CORE_READ_STR_INTO(&seen.name, task, group_leader, comm);
+	seen.tcp_state = state;
+	seen.blocking = !is_nonblocking(file);
+	if (state == TCP_LISTEN) {
+		key.netns = seen.endpoints.netns;
+		key.port = seen.endpoints.local_port;
+		listener = bpf_map_lookup_elem(&sockredir_listen, &key);
+		seen.reason = listener ? listener->exclusion : 0;
+		bpf_seq_write(seq, &seen, sizeof(seen));
+		return;
+	}
+	seen.tcp_bytes = tcp->bytes_sent - tcp->bytes_retrans;
+	end = bpf_sk_storage_get(&sockredir_end, sock, NULL, 0);
+	if (end)
+		see_end(&seen, end, psock_of(sock));
+	else
+		seen.reason = refusal_now(sock, tcp, task);
+	bpf_seq_write(seq, &seen, sizeof(seen));
+}
+
+#endif

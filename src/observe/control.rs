@@ -1,0 +1,230 @@
+//! How a running instance is asked what it does: over a Unix socket, by name of its cgroup. What is told changes nothing.
+//!
+//! A question is a line, the answer is JSON, and the end of the connection ends it. Anyone may ask, as with `ss`; the processes
+//! of other users are told to root only.
+
+use std::fs;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Sender};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use serde::de::DeserializeOwned;
+
+use super::desk::{Answer, Asked, Event, Question};
+use super::model::{Flows, Process, Status};
+use crate::cgroup::Cgroup;
+
+/// Where the sockets are, each named after the inode of its cgroup.
+const FOLDER: &str = "/run/sockredir";
+/// How long either side waits for the other.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Questions at a time; more are turned away. Other users than root have half of them.
+const ASKERS: usize = 32;
+/// A question is shorter.
+const QUESTION_BYTES: u64 = 64;
+
+/// Answers until it is dropped.
+pub struct Control {
+    socket: PathBuf,
+}
+
+impl Control {
+    /// Begins to answer for the instance on this cgroup, which must have locked it. Questions go to `desk`.
+    pub fn open(cgroup: &Cgroup, desk: Sender<Event>) -> Result<Self> {
+        let socket = socket_of(cgroup.inode());
+        let shown = socket.display();
+        fs::create_dir_all(FOLDER)
+            .and_then(|()| fs::set_permissions(FOLDER, fs::Permissions::from_mode(0o755)))
+            .with_context(|| format!("failed to make {FOLDER}"))?;
+        // Of an instance that was killed.
+        match fs::remove_file(&socket) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("failed to remove {shown}"));
+            }
+            _ => {}
+        }
+        let listener = UnixListener::bind(&socket).with_context(|| format!("failed to bind {shown}"))?;
+        let control = Self {
+            socket: socket.clone(),
+        };
+        fs::set_permissions(&socket, fs::Permissions::from_mode(0o666))
+            .with_context(|| format!("failed to let others connect to {shown}"))?;
+        thread::Builder::new()
+            .name("control".to_owned())
+            .spawn(move || answer_all(&listener, &desk))
+            .context("failed to start a thread")?;
+        Ok(control)
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        // It is harmless when it stays.
+        let _ = fs::remove_file(&self.socket);
+    }
+}
+
+fn socket_of(inode: u64) -> PathBuf {
+    Path::new(FOLDER).join(format!("{inode}.sock"))
+}
+
+fn answer_all(listener: &UnixListener, desk: &Sender<Event>) {
+    let askers = Arc::new(AtomicUsize::new(0));
+    for asker in listener.incoming() {
+        let Ok(asker) = asker else {
+            // Such as too many open files: it may be better in a moment.
+            thread::sleep(Duration::from_millis(10));
+            continue;
+        };
+        let is_root = user_of(&asker).is_ok_and(|uid| uid == 0);
+        let most = if is_root { ASKERS } else { ASKERS / 2 };
+        if askers.fetch_add(1, Ordering::Relaxed) >= most {
+            askers.fetch_sub(1, Ordering::Relaxed);
+            continue;
+        }
+        let (desk, askers) = (desk.clone(), Arc::clone(&askers));
+        thread::spawn(move || {
+            // An asker that has gone wants no answer.
+            let _ = answer(asker, &desk);
+            askers.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+}
+
+fn user_of(asker: &UnixStream) -> nix::Result<u32> {
+    getsockopt(asker, PeerCredentials).map(|peer| peer.uid())
+}
+
+fn answer(mut asker: UnixStream, desk: &Sender<Event>) -> Result<()> {
+    asker.set_read_timeout(Some(PATIENCE))?;
+    asker.set_write_timeout(Some(PATIENCE))?;
+    let uid = user_of(&asker)?;
+    let mut line = String::new();
+    BufReader::new((&asker).take(QUESTION_BYTES)).read_line(&mut line)?;
+    let question = line.trim_end().parse()?;
+    let text = match ask(desk, question)? {
+        Answer::Status(status) => serde_json::to_vec(&status)?,
+        Answer::Flows(mut flows) => {
+            hide_foreign(&mut flows, uid);
+            serde_json::to_vec(&flows)?
+        }
+    };
+    asker.write_all(&text)?;
+    Ok(())
+}
+
+/// The status, asked for within the instance.
+pub fn sample_of(desk: &Sender<Event>) -> Result<Status> {
+    match ask(desk, Question::Sample)? {
+        Answer::Status(status) => Ok(*status),
+        Answer::Flows(_) => bail!("the status was asked for"),
+    }
+}
+
+fn ask(desk: &Sender<Event>, question: Question) -> Result<Answer> {
+    let (reply, answer) = mpsc::sync_channel(1);
+    desk.send(Event::Asked(Asked { question, reply }))
+        .map_err(|_| anyhow!("the instance is ending"))?;
+    answer
+        .recv_timeout(PATIENCE)
+        .context("the instance is busy or ending")?
+}
+
+/// Users other than root learn of their own processes only.
+fn hide_foreign(flows: &mut Flows, uid: u32) {
+    if uid == 0 {
+        return;
+    }
+    let is_own = |process: &Process| process.uid == uid;
+    let ends = flows
+        .flows
+        .iter_mut()
+        .flat_map(|flow| [&mut flow.client, &mut flow.server]);
+    for end in ends {
+        end.processes.retain(is_own);
+    }
+    for listener in &mut flows.listeners {
+        listener.processes.retain(is_own);
+    }
+}
+
+/// Asks the instance on a cgroup, or the only one.
+pub fn status(cgroup: Option<&Path>) -> Result<Status> {
+    question(cgroup, Question::Status)
+}
+
+/// As [`status`], but the instance does not begin to count anew for `since_last`.
+pub fn sample(cgroup: Option<&Path>) -> Result<Status> {
+    question(cgroup, Question::Sample)
+}
+
+pub fn flows(cgroup: Option<&Path>) -> Result<Flows> {
+    question(cgroup, Question::Flows)
+}
+
+fn question<T: DeserializeOwned>(cgroup: Option<&Path>, question: Question) -> Result<T> {
+    let stream = match cgroup {
+        Some(path) => connect_to(path)?,
+        None => connect_to_only()?,
+    };
+    let answer = converse(stream, question).context("failed to ask the running sockredir")?;
+    if answer.is_empty() {
+        bail!("the running sockredir did not answer, it is busy or ending: try again");
+    }
+    serde_json::from_slice(&answer)
+        .context("failed to read the answer of the running sockredir (use the same version as it has)")
+}
+
+fn converse(mut stream: UnixStream, question: Question) -> io::Result<Vec<u8>> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    writeln!(stream, "{}", question.word())?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    Ok(answer)
+}
+
+fn connect_to(path: &Path) -> Result<UnixStream> {
+    let cgroup = Cgroup::open(Some(path))?;
+    let shown = path.display();
+    UnixStream::connect(socket_of(cgroup.inode())).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            anyhow!("no sockredir runs on cgroup {shown}: start it with `sockredir run --cgroup {shown}`")
+        }
+        _ => anyhow!("failed to reach the sockredir on cgroup {shown}: {error}"),
+    })
+}
+
+fn connect_to_only() -> Result<UnixStream> {
+    let files = fs::read_dir(FOLDER).into_iter().flatten().flatten();
+    let mut streams: Vec<UnixStream> = files
+        .filter_map(|file| UnixStream::connect(file.path()).ok())
+        .collect();
+    let Some(stream) = streams.pop() else {
+        bail!("no sockredir runs on this host: start it with `sockredir run`");
+    };
+    if streams.is_empty() {
+        return Ok(stream);
+    }
+    streams.push(stream);
+    let mut cgroups: Vec<String> = streams.into_iter().filter_map(cgroup_of).collect();
+    cgroups.sort();
+    bail!(
+        "several sockredir run: name the cgroup of one with --cgroup ({})",
+        cgroups.join(", ")
+    )
+}
+
+fn cgroup_of(stream: UnixStream) -> Option<String> {
+    let answer = converse(stream, Question::Sample).ok()?;
+    let status: Status = serde_json::from_slice(&answer).ok()?;
+    Some(status.instance.cgroup.display().to_string())
+}

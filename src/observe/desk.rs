@@ -1,0 +1,136 @@
+//! Answers questions about the instance, where the datapath is at hand.
+
+use std::str::FromStr;
+use std::sync::mpsc::SyncSender;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+
+use super::model::{FORMAT, Flows, Instance, Since, Status};
+use super::pair::pair;
+use crate::counters::Counters;
+use crate::kernel::Datapath;
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Question {
+    /// The status, and count anew for its rates.
+    Status,
+    /// The status, without a trace.
+    Sample,
+    Flows,
+}
+
+#[derive(Debug)]
+pub enum Answer {
+    Status(Box<Status>),
+    Flows(Flows),
+}
+
+/// A question, and where its answer goes.
+#[derive(Debug)]
+pub struct Asked {
+    pub question: Question,
+    pub reply: SyncSender<Result<Answer>>,
+}
+
+/// What an instance waits for.
+#[derive(Debug)]
+pub enum Event {
+    /// SIGINT, SIGTERM or SIGHUP.
+    Stop,
+    Asked(Asked),
+}
+
+pub struct Desk {
+    instance: Instance,
+    started: Instant,
+    last: Option<(Instant, Counters)>,
+}
+
+impl Question {
+    const ALL: [Self; 3] = [Self::Status, Self::Sample, Self::Flows];
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::Sample => "sample",
+            Self::Flows => "flows",
+        }
+    }
+}
+
+impl FromStr for Question {
+    type Err = anyhow::Error;
+
+    fn from_str(word: &str) -> Result<Self> {
+        match Self::ALL.into_iter().find(|question| question.word() == word) {
+            Some(question) => Ok(question),
+            None => bail!("no such question: {word}"),
+        }
+    }
+}
+
+impl Desk {
+    /// For an instance that has just started.
+    pub fn new(instance: Instance) -> Self {
+        Self {
+            instance,
+            started: Instant::now(),
+            last: None,
+        }
+    }
+
+    pub fn stopping(&mut self) {
+        self.instance.stopping = true;
+    }
+
+    pub fn answer(&mut self, datapath: &Datapath<'_>, asked: Asked) {
+        let answer = match asked.question {
+            Question::Status => self.status(datapath).inspect(|status| {
+                self.last = Some((Instant::now(), status.counters.clone()));
+            }),
+            Question::Sample => self.status(datapath),
+            Question::Flows => {
+                // An asker that has gone wants no answer.
+                drop(asked.reply.send(self.flows(datapath).map(Answer::Flows)));
+                return;
+            }
+        };
+        drop(
+            asked
+                .reply
+                .send(answer.map(|status| Answer::Status(Box::new(status)))),
+        );
+    }
+
+    fn status(&self, datapath: &Datapath<'_>) -> Result<Status> {
+        let ends = datapath.ends()?;
+        let counters = datapath.counters()?;
+        let since_last = self.last.as_ref().map(|(then, earlier)| Since {
+            seconds: then.elapsed().as_secs_f64(),
+            counters: counters.since(earlier),
+        });
+        Ok(Status {
+            format: FORMAT,
+            instance: Instance {
+                uptime_seconds: self.started.elapsed().as_secs_f64(),
+                ..self.instance.clone()
+            },
+            flows: ends.flows,
+            maps: datapath.maps(&ends),
+            queues: ends.queues(),
+            counters,
+            since_last,
+        })
+    }
+
+    fn flows(&self, datapath: &Datapath<'_>) -> Result<Flows> {
+        let (flows, listeners) = pair(datapath.sockets()?);
+        Ok(Flows {
+            format: FORMAT,
+            cgroup: self.instance.cgroup.clone(),
+            flows,
+            listeners,
+        })
+    }
+}
