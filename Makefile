@@ -3,6 +3,11 @@
 PREFIX ?= /usr/local
 BINARY := $(or $(CARGO_TARGET_DIR),target)/release/sockredir
 COMPARE := $(or $(CARGO_TARGET_DIR),target)/compare
+# Of the same version as the binary, and for this machine: it writes the manual pages and the completions.
+GENERATOR ?= $(BINARY)
+BASH_COMPLETION := share/bash-completion/completions/sockredir
+ZSH_COMPLETION := share/zsh/site-functions/_sockredir
+FISH_COMPLETION := share/fish/vendor_completions.d/sockredir.fish
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 
 .PHONY: help
@@ -68,7 +73,28 @@ format: ## Format the Rust and the C sources
 install: ## Install what `make build` has built: sudo make install PREFIX=/usr/local DESTDIR=
 	@test -x $(BINARY) || { echo "$(BINARY) is missing: run 'make build' first" >&2; exit 1; }
 	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/sockredir
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/sockredir README.md LICENSE-GPL-2.0 LICENSE-BSD-2-Clause
+	$(GENERATOR) generate man $(DESTDIR)$(PREFIX)/share/man/man8
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/,$(dir $(BASH_COMPLETION) $(ZSH_COMPLETION) $(FISH_COMPLETION)))
+	$(GENERATOR) generate completions bash >$(DESTDIR)$(PREFIX)/$(BASH_COMPLETION)
+	$(GENERATOR) generate completions zsh >$(DESTDIR)$(PREFIX)/$(ZSH_COMPLETION)
+	$(GENERATOR) generate completions fish >$(DESTDIR)$(PREFIX)/$(FISH_COMPLETION)
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system dist/systemd/sockredir.service
+	sed -i 's|=/usr/bin/|=$(PREFIX)/bin/|' $(DESTDIR)$(PREFIX)/lib/systemd/system/sockredir.service
+	test -e $(DESTDIR)/etc/default/sockredir || \
+		install -D -m 644 dist/systemd/sockredir.default $(DESTDIR)/etc/default/sockredir
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/sockredir README.md CHANGELOG.md LICENSE-GPL-2.0 LICENSE-BSD-2-Clause
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/sockredir/docs docs/*.md $(wildcard docs/*.svg)
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/sockredir/examples dist/grafana/* dist/prometheus/*
+
+.PHONY: packages
+packages: ## Build the packages into target/packages; ARGS="x86_64 aarch64" names the machines they are for
+	@scripts/setup packages
+	scripts/packages $(ARGS)
+
+.PHONY: test-packages
+test-packages: ## Install, run and remove what `make packages` has built, in a root of its own (root; apt)
+	@scripts/setup packages
+	$(SUDO) tests/packages/run $(ARGS)
 
 .PHONY: deps
 deps: ## Install what this machine lacks to build and to test (root; apt or dnf)
