@@ -24,6 +24,15 @@ impl Counters {
         self.0.iter().map(|(name, value)| (name.as_str(), *value))
     }
 
+    /// The messages that went through TCP: all of `messages_*` but those that were redirected or refused.
+    pub fn messages_over_tcp(&self) -> u64 {
+        let over_tcp = |name: &str| {
+            name.starts_with("messages_") && !["messages_redirected", "messages_dropped"].contains(&name)
+        };
+        let counters = self.0.iter().filter(|(name, _)| over_tcp(name));
+        counters.map(|(_, value)| value).sum()
+    }
+
     /// The counters that are not 0.
     pub fn counted(&self) -> impl Iterator<Item = (&str, u64)> {
         let counted = self.0.iter().filter(|(_, value)| *value > 0);

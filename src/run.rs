@@ -53,6 +53,10 @@ pub fn run(args: &RunArgs) -> Result<()> {
     report.demand(&args.force)?;
     let (cgroup, mut datapath) = ready.map_err(|check| anyhow!("{check} failed"))?;
     let metrics = args.metrics.map(Listener::bind).transpose()?;
+    let log = args
+        .log_decisions
+        .then(|| DecisionLog::begin(&datapath))
+        .transpose()?;
     datapath
         .attach(cgroup.fd(), &coverage(args))
         .with_context(|| format!("failed to attach to cgroup {}", cgroup.path().display()))?;
@@ -68,7 +72,8 @@ pub fn run(args: &RunArgs) -> Result<()> {
     if args.admit == Admit::Any {
         announce(BLOCKING_DIFFERENCES)?;
     }
-    let covered = covered(args, &cgroup);
+    let instance = instance(args, &cgroup);
+    let covered = covered(args, &instance);
     announce(&format!("ready: {covered}"))?;
     manager.ready(&covered)?;
     if let Some(address) = metrics {
@@ -78,8 +83,8 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let mut life = Life {
         args,
         events,
-        desk: Desk::new(instance(args, &cgroup)),
-        log: args.log_decisions.then(DecisionLog::default),
+        desk: Desk::new(instance),
+        log,
         manager,
         covered,
     };
@@ -122,20 +127,15 @@ fn coverage(args: &RunArgs) -> kernel::Coverage {
 }
 
 /// What is covered, in a line.
-fn covered(args: &RunArgs, cgroup: &Cgroup) -> String {
-    let ports = match (&args.ports, &args.exclude_ports) {
-        (None, None) => "all ports".to_owned(),
-        (Some(ports), None) => format!("ports {ports}"),
-        (None, Some(excluded)) => format!("all ports but {excluded}"),
-        (Some(ports), Some(excluded)) => format!("ports {ports} but {excluded}"),
-    };
+fn covered(args: &RunArgs, instance: &Instance) -> String {
     let programs = match args.admit {
         Admit::Nonblocking => "non-blocking programs; --admit any includes blocking ones",
         Admit::Any => "non-blocking and blocking programs",
     };
     format!(
-        "cgroup {}, connections over loopback, {ports}, {programs}",
-        cgroup.path().display()
+        "cgroup {}, connections over loopback, {}, {programs}",
+        instance.cgroup.display(),
+        instance.ports_in_words()
     )
 }
 

@@ -42,6 +42,15 @@ static __always_inline struct file *file_of(struct sock *sock)
 	return socket ? socket->file : NULL;
 }
 
+/* The TCP socket behind an open file, or none. */
+static __always_inline struct sock *tcp_behind(struct file *file)
+{
+	struct socket *socket = file ? bpf_sock_from_file(file) : NULL;
+	struct sock *sock = socket ? socket->sk : NULL;
+
+	return sock && sock->sk_protocol == IPPROTO_TCP ? sock : NULL;
+}
+
 static __always_inline bool is_nonblocking(struct file *file)
 {
 	return file->f_flags & O_NONBLOCK;

@@ -61,12 +61,10 @@ int sockredir_option(struct bpf_sockopt *ctx)
 SEC("iter/task_file")
 int sockredir_listeners(struct bpf_iter__task_file *ctx)
 {
-	struct file *file = ctx->file;
-	struct socket *socket = file ? bpf_sock_from_file(file) : NULL;
-	struct sock *sock = socket ? socket->sk : NULL;
+	struct sock *sock = tcp_behind(ctx->file);
 	struct task_struct *task = ctx->task;
 
-	if (sock && task && sock->sk_protocol == IPPROTO_TCP && sock->__sk_common.skc_state == TCP_LISTEN)
+	if (sock && task && sock->__sk_common.skc_state == TCP_LISTEN)
 		listener_add(sock->__sk_common.skc_net.net->net_cookie, sock, task);
 	return 0;
 }
@@ -76,11 +74,10 @@ SEC("iter/task_file")
 int sockredir_seen(struct bpf_iter__task_file *ctx)
 {
 	struct file *file = ctx->file;
-	struct socket *socket = file ? bpf_sock_from_file(file) : NULL;
-	struct sock *sock = socket ? socket->sk : NULL;
+	struct sock *sock = tcp_behind(file);
 	struct task_struct *task = ctx->task;
 
-	if (sock && task && sock->sk_protocol == IPPROTO_TCP)
+	if (sock && task)
 		see(ctx->meta->seq, sock, file, task);
 	return 0;
 }

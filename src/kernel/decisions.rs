@@ -9,7 +9,7 @@ use nix::time::{ClockId, clock_gettime};
 use plain::Plain;
 
 use super::seen::addresses;
-use super::{Datapath, types};
+use super::{Datapath, record, types};
 
 // SAFETY: the type consists of integers and of such types, without padding, so every pattern of bits is a value of it.
 unsafe impl Plain for types::decision {}
@@ -33,10 +33,7 @@ impl Datapath<'_> {
         let mut decisions = Vec::new();
         let mut builder = RingBufferBuilder::new();
         let take = |bytes: &[u8]| {
-            let mut decision = types::decision::default();
-            if plain::copy_from_bytes(&mut decision, bytes).is_ok() {
-                decisions.push(self.decision(&decision, boot));
-            }
+            decisions.extend(record(bytes).map(|decision| self.decision(&decision, boot)));
             0
         };
         builder

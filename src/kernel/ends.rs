@@ -8,7 +8,7 @@ use libbpf_rs::MapCore;
 use plain::Plain;
 
 use super::seen::state_of;
-use super::{Datapath, read_all, types};
+use super::{Datapath, read_records, types};
 use crate::observe::model::{Fill, FlowsByState, Maps, Queues};
 
 // SAFETY: the type consists of integers and of such types, without padding, so every pattern of bits is a value of it.
@@ -36,15 +36,10 @@ impl Datapath<'_> {
             .sockredir_ends
             .attach_iter(map)
             .context("failed to attach the map's iterator")?;
-        let bytes = read_all(&link).context("failed to read the socket map")?;
+        let all: Vec<types::mapped> = read_records(&link).context("failed to read the socket map")?;
         let mut ends = Ends::default();
         let mut flows = HashSet::new();
-        for bytes in bytes.chunks_exact(size_of::<types::mapped>()) {
-            let mut mapped = types::mapped::default();
-            // Chunks have that size, and nothing is copied that is not aligned.
-            if plain::copy_from_bytes(&mut mapped, bytes).is_err() {
-                continue;
-            }
+        for mapped in all {
             let key = (mapped.end.seq, mapped.end.ack);
             ends.mapped += 1;
             if mapped.unread > 0 {

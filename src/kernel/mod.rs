@@ -27,6 +27,7 @@ use libbpf_rs::btf::types::Enum;
 use libbpf_rs::query::ProgInfoIter;
 use libbpf_rs::skel::{OpenSkel as _, Skel as _, SkelBuilder as _};
 use libbpf_rs::{Iter, Link, MapCore as _, MapFlags, OpenObject, PrintLevel, ProgramType};
+use plain::Plain;
 
 use crate::checks::Finding;
 use crate::counters::Counters;
@@ -167,8 +168,6 @@ impl<'a> Datapath<'a> {
 
     /// From now on connections of the cgroup's programs are accelerated.
     pub fn attach(&mut self, cgroup: RawFd, coverage: &Coverage) -> Result<()> {
-        // Those of the self-test, which nobody asked for.
-        self.decisions()?;
         self.attach_programs(cgroup, coverage)?;
         self.scan_listeners()
     }
@@ -311,6 +310,18 @@ fn read_all(link: &Link) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     Iter::new(link)?.read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// Everything an iterator writes, which is one record after the other.
+fn read_records<T: Plain + Default>(link: &Link) -> Result<Vec<T>> {
+    let bytes = read_all(link)?;
+    Ok(bytes.chunks_exact(size_of::<T>()).filter_map(record).collect())
+}
+
+/// What the kernel side has written as this type; none if that is shorter.
+fn record<T: Plain + Default>(bytes: &[u8]) -> Option<T> {
+    let mut record = T::default();
+    plain::copy_from_bytes(&mut record, bytes).ok().map(|()| record)
 }
 
 /// The names of `enum counter`, in order, from the object's own type information.

@@ -6,12 +6,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use plain::Plain;
 
-use super::{Datapath, read_all, types};
+use super::{Datapath, read_records, types};
 use crate::observe::model::{Amount, Direction, FlowState, Process};
+use crate::observe::reasons::NOT_FOLLOWED;
 use crate::observe::socket::{Followed, Socket};
 
-/// Nothing counts this reason (`NOT_FOLLOWED`).
-const NOT_FOLLOWED: &str = "not_followed";
 /// The number of the state, the same for ever (include/net/tcp_states.h).
 const TCP_LISTEN: u32 = 10;
 
@@ -27,16 +26,8 @@ impl Datapath<'_> {
             .sockredir_seen
             .attach_trace()
             .context("failed to attach the iterator over sockets")?;
-        let bytes = read_all(&link).context("failed to read the sockets")?;
-        let mut sockets = Vec::with_capacity(bytes.len() / size_of::<types::seen>());
-        for bytes in bytes.chunks_exact(size_of::<types::seen>()) {
-            let mut seen = types::seen::default();
-            // Chunks have that size, and nothing is copied that is not aligned.
-            if plain::copy_from_bytes(&mut seen, bytes).is_ok() {
-                sockets.push(self.socket(&seen));
-            }
-        }
-        Ok(sockets)
+        let all: Vec<types::seen> = read_records(&link).context("failed to read the sockets")?;
+        Ok(all.iter().map(|seen| self.socket(seen)).collect())
     }
 
     fn socket(&self, seen: &types::seen) -> Socket {

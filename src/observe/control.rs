@@ -9,7 +9,6 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::Duration;
@@ -77,36 +76,35 @@ fn socket_of(inode: u64) -> PathBuf {
 }
 
 fn answer_all(listener: &UnixListener, desk: &Sender<Event>) {
-    let askers = Arc::new(AtomicUsize::new(0));
+    // One copy for each asker.
+    let askers = Arc::new(());
     for asker in listener.incoming() {
         let Ok(asker) = asker else {
             // Such as too many open files: it may be better in a moment.
             thread::sleep(Duration::from_millis(10));
             continue;
         };
-        let is_root = user_of(&asker).is_ok_and(|uid| uid == 0);
-        let most = if is_root { ASKERS } else { ASKERS / 2 };
-        if askers.fetch_add(1, Ordering::Relaxed) >= most {
-            askers.fetch_sub(1, Ordering::Relaxed);
+        let Ok(uid) = getsockopt(&asker, PeerCredentials).map(|peer| peer.uid()) else {
+            continue;
+        };
+        let most = if uid == 0 { ASKERS } else { ASKERS / 2 };
+        if Arc::strong_count(&askers) > most {
             continue;
         }
-        let (desk, askers) = (desk.clone(), Arc::clone(&askers));
-        thread::spawn(move || {
+        let (desk, one) = (desk.clone(), Arc::clone(&askers));
+        let talk = move || {
             // An asker that has gone wants no answer.
-            let _ = answer(asker, &desk);
-            askers.fetch_sub(1, Ordering::Relaxed);
-        });
+            let _ = answer(asker, uid, &desk);
+            drop(one);
+        };
+        // Without a thread for it, the asker is turned away.
+        drop(thread::Builder::new().spawn(talk));
     }
 }
 
-fn user_of(asker: &UnixStream) -> nix::Result<u32> {
-    getsockopt(asker, PeerCredentials).map(|peer| peer.uid())
-}
-
-fn answer(mut asker: UnixStream, desk: &Sender<Event>) -> Result<()> {
+fn answer(mut asker: UnixStream, uid: u32, desk: &Sender<Event>) -> Result<()> {
     asker.set_read_timeout(Some(PATIENCE))?;
     asker.set_write_timeout(Some(PATIENCE))?;
-    let uid = user_of(&asker)?;
     let mut line = String::new();
     BufReader::new((&asker).take(QUESTION_BYTES)).read_line(&mut line)?;
     let question = line.trim_end().parse()?;

@@ -86,21 +86,17 @@ impl Desk {
 
     pub fn answer(&mut self, datapath: &Datapath<'_>, asked: Asked) {
         let answer = match asked.question {
-            Question::Status => self.status(datapath).inspect(|status| {
+            Question::Flows => self.flows(datapath).map(Answer::Flows),
+            Question::Sample => self
+                .status(datapath)
+                .map(|status| Answer::Status(Box::new(status))),
+            Question::Status => self.status(datapath).map(|status| {
                 self.last = Some((Instant::now(), status.counters.clone()));
+                Answer::Status(Box::new(status))
             }),
-            Question::Sample => self.status(datapath),
-            Question::Flows => {
-                // An asker that has gone wants no answer.
-                drop(asked.reply.send(self.flows(datapath).map(Answer::Flows)));
-                return;
-            }
         };
-        drop(
-            asked
-                .reply
-                .send(answer.map(|status| Answer::Status(Box::new(status)))),
-        );
+        // An asker that has gone wants no answer.
+        drop(asked.reply.send(answer));
     }
 
     fn status(&self, datapath: &Datapath<'_>) -> Result<Status> {

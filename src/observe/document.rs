@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use super::model::{Direction, End, FORMAT, Flow, FlowState, Flows, Listener, Process};
+use super::model::{Direction, FORMAT, Flow, FlowState, Flows, Listener};
+use super::samples::end;
 use super::{metrics, reasons::REASONS};
 
 const DOCUMENT: &str = include_str!("../../docs/operating.md");
@@ -39,25 +40,12 @@ fn demand_members(heading: &str, value: &Value) {
 }
 
 fn some_flows() -> Flows {
-    let processes = || {
-        vec![Process {
-            pid: 1,
-            uid: 0,
-            name: "server".to_owned(),
-        }]
-    };
-    let end = || End {
-        address: [127, 0, 0, 1].into(),
-        port: 80,
-        netns: Some(1),
-        processes: processes(),
-        blocking: Some(false),
-    };
+    let server = || end(80, "server", 1);
     let flow = Flow {
         state: FlowState::Admitted,
         reason: "admitted_bulk".to_owned(),
-        client: end(),
-        server: end(),
+        client: server(),
+        server: server(),
         to_server: Direction::default(),
         to_client: Direction::default(),
         age_seconds: None,
@@ -66,7 +54,7 @@ fn some_flows() -> Flows {
         address: [0, 0, 0, 0].into(),
         port: 80,
         netns: 1,
-        processes: processes(),
+        processes: server().processes,
         blocking: false,
         refused: None,
     };

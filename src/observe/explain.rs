@@ -278,29 +278,16 @@ fn names(processes: &[Process]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::model::{Amount, End};
+    use super::super::model::Amount;
+    use super::super::samples::end;
     use super::*;
-
-    fn end(port: u16, pid: u32) -> End {
-        End {
-            address: [127, 0, 0, 1].into(),
-            port,
-            netns: Some(1),
-            processes: vec![Process {
-                pid,
-                uid: 0,
-                name: "program".to_owned(),
-            }],
-            blocking: Some(false),
-        }
-    }
 
     fn flow(client: u32, state: FlowState, reason: &str) -> Flow {
         Flow {
             state,
             reason: reason.to_owned(),
-            client: end(40_000 + client as u16, client),
-            server: end(80, 9),
+            client: end(40_000 + client as u16, "program", client),
+            server: end(80, "program", 9),
             to_server: Direction {
                 redirected: Amount {
                     bytes: 900,
@@ -328,7 +315,7 @@ mod tests {
                 address: [0, 0, 0, 0].into(),
                 port: 80,
                 netns: 1,
-                processes: end(80, 9).processes,
+                processes: end(80, "program", 9).processes,
                 blocking: false,
                 refused: None,
             }],

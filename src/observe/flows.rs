@@ -222,20 +222,10 @@ pub fn processes(processes: &[Process]) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::model::Amount;
+    use super::super::samples::end;
     use super::*;
 
     fn flow(port: u16, state: FlowState, reason: &str, redirected: u64) -> Flow {
-        let end = |port, name: &str, pid| End {
-            address: [127, 0, 0, 1].into(),
-            port,
-            netns: Some(1),
-            processes: vec![Process {
-                pid,
-                uid: 0,
-                name: name.to_owned(),
-            }],
-            blocking: Some(false),
-        };
         Flow {
             state,
             reason: reason.to_owned(),

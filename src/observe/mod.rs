@@ -11,6 +11,8 @@ pub mod metrics;
 pub mod model;
 mod pair;
 pub mod reasons;
+#[cfg(test)]
+mod samples;
 pub mod socket;
 pub mod status;
 pub mod text;

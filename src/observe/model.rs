@@ -176,18 +176,22 @@ pub struct Listener {
 }
 
 impl Instance {
+    pub fn ports_in_words(&self) -> String {
+        match (self.ports.as_str(), self.exclude_ports.as_str()) {
+            ("all", "none") => "all ports".to_owned(),
+            ("all", excluded) => format!("all ports but {excluded}"),
+            (ports, "none") => format!("ports {ports}"),
+            (ports, excluded) => format!("ports {ports} but {excluded}"),
+        }
+    }
+
     /// What it admits, in words.
     pub fn policy(&self) -> String {
         let programs = match self.admit.as_str() {
             "any" => "non-blocking and blocking programs",
             _ => "non-blocking programs",
         };
-        let mut text = match (self.ports.as_str(), self.exclude_ports.as_str()) {
-            ("all", "none") => format!("{programs}, all ports"),
-            ("all", excluded) => format!("{programs}, all ports but {excluded}"),
-            (ports, "none") => format!("{programs}, ports {ports}"),
-            (ports, excluded) => format!("{programs}, ports {ports} but {excluded}"),
-        };
+        let mut text = format!("{programs}, {}", self.ports_in_words());
         if !self.exclude_programs.is_empty() {
             text += &format!(", not {}", self.exclude_programs.join(", "));
         }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 
 use super::model::{Direction, End, Flow, FlowState, Listener, Process};
+use super::reasons::NOT_FOLLOWED;
 use super::socket::Socket;
 
 /// A port of a network namespace.
@@ -144,10 +145,10 @@ fn judge(client: Option<&Held>, server: Option<&Held>) -> (FlowState, String) {
     let client = client.map(|(socket, _)| reason(socket));
     let server = server.map(|(socket, _)| match reason(socket).as_str() {
         "refused_blocking" => "refused_blocking_server".to_owned(),
-        "not_followed" if client.is_none() => "refused_unpaired".to_owned(),
+        NOT_FOLLOWED if client.is_none() => "refused_unpaired".to_owned(),
         other => other.to_owned(),
     });
-    let told = client.filter(|reason| reason != "not_followed" || server.is_none());
+    let told = client.filter(|reason| reason != NOT_FOLLOWED || server.is_none());
     (FlowState::TcpOnly, told.or(server).unwrap_or_default())
 }
 

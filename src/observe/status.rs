@@ -94,16 +94,11 @@ fn fill(fill: Fill) -> String {
 fn paths(counters: &Counters, seconds: Option<f64>) -> String {
     let per = seconds.map_or("", |_| "/s");
     let amount = |value: u64| value as f64 / seconds.unwrap_or(1.0);
-    let messages_tcp: u64 = counters
-        .all()
-        .filter(|(name, _)| name.starts_with("messages_") && *name != "messages_redirected")
-        .map(|(_, value)| value)
-        .sum();
     format!(
         "{} messages{per} and {}{per} redirected, {} messages{per} and {}{per} over TCP",
         short(amount(counters.value("messages_redirected"))),
         bytes(amount(counters.value("bytes_redirected"))),
-        short(amount(messages_tcp)),
+        short(amount(counters.messages_over_tcp())),
         bytes(amount(counters.value("bytes_tcp")))
     )
 }

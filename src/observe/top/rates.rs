@@ -11,8 +11,6 @@ use crate::observe::model::{Direction, Flow, FlowState, Flows, Status};
 const REASONS: [&str; 4] = ["refused_", "tcp_only_", "drain_", "messages_"];
 /// ... but for these: what is redirected, and drains that have come to their end.
 const NO_REASONS: [&str; 2] = ["messages_redirected", "drain_done"];
-/// Of the `messages_*` counters those of messages that did not go through TCP.
-const NOT_OVER_TCP: [&str; 2] = ["messages_redirected", "messages_dropped"];
 
 /// What an instance told, and when.
 pub struct Sample {
@@ -106,9 +104,6 @@ impl View {
 impl Traffic {
     fn of(counted: &Counters, rows: &[Row], interval: Duration) -> Self {
         let rate = |count: u64| per_second(count as f64, interval);
-        let over_tcp = counted
-            .all()
-            .filter(|(name, _)| name.starts_with("messages_") && !NOT_OVER_TCP.contains(name));
         // What is on its way is counted by the one and not yet by the other: taken together, that is made up for.
         let other = |rates: &FlowRates| rates.tcp_bytes - rates.mapped_bytes;
         let other_bytes: f64 = rows.iter().filter_map(|row| row.rates.as_ref()).map(other).sum();
@@ -119,7 +114,7 @@ impl Traffic {
             },
             mapped: Rate {
                 bytes: rate(counted.value("bytes_tcp")),
-                messages: rate(over_tcp.map(|(_, count)| count).sum()),
+                messages: rate(counted.messages_over_tcp()),
             },
             other_bytes: other_bytes.max(0.0),
         }

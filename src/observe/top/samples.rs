@@ -1,11 +1,11 @@
 //! Samples that no instance has told, for the tests of `top`.
 
-use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use super::rates::{Sample, View};
 use crate::counters::Counters;
 use crate::observe::model::*;
+use crate::observe::samples::end;
 
 const COUNTERS: [&str; 10] = [
     "ends_inserted",
@@ -48,20 +48,6 @@ fn status(values: [u64; 10]) -> Status {
         },
         counters: counters(values),
         since_last: None,
-    }
-}
-
-fn end(port: u16, name: &str, pid: u32) -> End {
-    End {
-        address: Ipv4Addr::LOCALHOST.into(),
-        port,
-        netns: Some(1),
-        processes: vec![Process {
-            pid,
-            uid: 0,
-            name: name.to_owned(),
-        }],
-        blocking: Some(false),
     }
 }
 
