@@ -7,7 +7,8 @@ use std::os::fd::{AsRawFd as _, RawFd};
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process;
+
+use anyhow::{Context as _, Result};
 
 use crate::checks::Finding;
 use crate::kernel;
@@ -48,18 +49,29 @@ impl Cgroup {
 
     /// Keeps other instances of this tool off the cgroup, or fails if one has it.
     pub fn lock(&self) -> Result<(), Finding> {
-        let shown = self.path.display();
-        match kernel::try_lock(&self.folder) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(Finding::new(
-                format!("another sockredir runs on cgroup {shown}"),
-                "stop it first, or name another cgroup",
-            )),
-            Err(error) => Err(Finding::new(
-                format!("failed to lock cgroup {shown}: {error}"),
-                "name another cgroup",
-            )),
+        if self.try_lock()? {
+            return Ok(());
         }
+        Err(Finding::new(
+            format!("another sockredir runs on cgroup {}", self.path.display()),
+            "stop it first, take over from it with --replace, or name another cgroup",
+        ))
+    }
+
+    /// As [`Self::lock`]; false if another instance has it. It may be called again by the one that has it.
+    pub fn try_lock(&self) -> Result<bool, Finding> {
+        kernel::try_lock(&self.folder).map_err(|error| {
+            Finding::new(
+                format!("failed to lock cgroup {}: {error}", self.path.display()),
+                "name another cgroup",
+            )
+        })
+    }
+
+    /// Another instance may have it.
+    pub fn unlock(&self) -> Result<()> {
+        kernel::unlock(&self.folder)
+            .with_context(|| format!("failed to unlock cgroup {}", self.path.display()))
     }
 
     pub fn path(&self) -> &Path {
@@ -102,14 +114,31 @@ fn mounted(mountinfo: &str) -> Option<PathBuf> {
     })
 }
 
-/// The cgroup of this process, if no other process is in it and it can be seen here.
+/// The cgroup of this process, if no other program is in it and it can be seen here. An instance that is being replaced, and
+/// what has started this one, are the same program.
 pub fn own_alone() -> Option<PathBuf> {
     let cgroups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     let path = own(&cgroups, &mounts)?;
+    let name = |pid: &str| fs::read_to_string(format!("/proc/{pid}/comm")).ok();
+    let own_name = name("self")?;
     // A process of another namespace is 0 there.
     let processes = fs::read_to_string(path.join("cgroup.procs")).ok()?;
-    (processes.trim_end() == process::id().to_string()).then_some(path)
+    let is_alone = processes.lines().all(|pid| name(pid).as_ref() == Some(&own_name));
+    is_alone.then_some(path)
+}
+
+/// Whether a process is in the same cgroup as this one, as those of one service are.
+pub fn shares_own(pid: u32) -> bool {
+    let line = |pid: &str| {
+        let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        cgroups
+            .lines()
+            .find(|line| line.starts_with("0::"))
+            .map(str::to_owned)
+    };
+    let own = line("self");
+    own.is_some() && own == line(&pid.to_string())
 }
 
 /// From the texts of /proc/PID/cgroup and mountinfo. Of several mounts that with the root of the hierarchy, or of the cgroup

@@ -136,10 +136,20 @@ impl Report {
     }
 }
 
+/// What an instance on the same cgroup means.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Single {
+    /// It stands in the way.
+    Demanded,
+    /// It will be asked to hand over.
+    NotYet,
+}
+
 /// Makes every check that can be made. The datapath is loaded and attached to nothing; the cgroup is held against other
-/// instances.
+/// instances, unless one has it that is to be replaced.
 pub fn check_all<'a>(
     cgroup: Option<&Path>,
+    single: Single,
     options: &kernel::Options,
     storage: &'a mut kernel::Storage,
 ) -> (Report, Brought<(Cgroup, Datapath<'a>)>) {
@@ -176,7 +186,10 @@ pub fn check_all<'a>(
         "single-instance",
         cgroup.as_ref().map_err(|obstacle| *obstacle),
         "no other sockredir works on the cgroup",
-        Cgroup::lock,
+        |cgroup| match single {
+            Single::Demanded => cgroup.lock(),
+            Single::NotYet => cgroup.try_lock().map(drop),
+        },
     );
     let ready = locked.and_then(|()| Ok((cgroup?, datapath?)));
     (report, ready)

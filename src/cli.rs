@@ -31,6 +31,8 @@ pub struct Cli {
 pub enum Command {
     /// Accelerate local connections until SIGINT or SIGTERM (the default)
     Run(RunArgs),
+    /// Start a new instance in the background that takes over with these options, without touching a connection (run --replace)
+    Reload(RunArgs),
     /// Check whether `run` would start here, and say what each check means; the exit status is 1 if it would not
     Doctor(DoctorArgs),
     /// What the running instance is, what it has done, and how fast, since the last call
@@ -67,6 +69,11 @@ pub struct RunArgs {
     /// Accelerate the programs of this cgroup and of those below it [default: the root of cgroup2, that is all programs]
     #[arg(long, value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
+
+    /// Take over from the instance that runs on the cgroup, if one does: it goes on with the connections that it has until they
+    /// end, and this one takes those that follow
+    #[arg(long)]
+    pub replace: bool,
 
     /// Which programs to accelerate
     #[arg(long, value_enum, default_value_t = Admit::Nonblocking)]

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::checks::{self, Check, Finding, Outcome, Report};
+use crate::checks::{self, Check, Finding, Outcome, Report, Single};
 use crate::cli::{DEFAULT_FLOWS, DoctorArgs};
 use crate::kernel;
 use crate::output::print;
@@ -30,7 +30,8 @@ pub fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
         tunables: Vec::new(),
     };
     let mut storage = kernel::Storage::uninit();
-    let (mut report, ready) = checks::check_all(args.cgroup.as_deref(), &options, &mut storage);
+    let (mut report, ready) =
+        checks::check_all(args.cgroup.as_deref(), Single::Demanded, &options, &mut storage);
     // The lock of the cgroup first of all: `run` may be started at this very moment.
     drop(ready);
     report.checks.extend(note_on(&others));

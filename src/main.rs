@@ -6,7 +6,9 @@ mod checks;
 mod cli;
 mod counters;
 mod doctor;
+mod front;
 mod generate;
+mod handover;
 mod kernel;
 mod notify;
 mod observe;
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
     };
     let done = match cli.command.unwrap_or(Command::Run(cli.run)) {
         Command::Run(args) => run::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Reload(args) => handover::reload(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Status(args) => observe::status::status(&args),
         Command::Flows(args) => observe::flows::flows(&args),

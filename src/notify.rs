@@ -1,27 +1,30 @@
 //! Tells the service manager how the tool fares: ready, stopping, alive, and in a line what it does (sd_notify(3)).
 
 use std::env;
-use std::ffi::OsStr;
 use std::io;
 use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::process;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
 
-/// The service manager that has started this process, if one has.
-#[derive(Debug, Default)]
-pub struct Manager {
-    socket: Option<UnixDatagram>,
-    watchdog: Option<Watchdog>,
+/// How a service manager is reached, and how often it wants to be.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Service {
+    /// As in NOTIFY_SOCKET.
+    socket: String,
+    /// Half of the time after which it would end the process.
+    watchdog: Option<Duration>,
 }
 
-#[derive(Debug)]
-struct Watchdog {
-    period: Duration,
-    due: Instant,
+/// The service manager that this process is under, if it is under one.
+#[derive(Debug, Default)]
+pub struct Manager {
+    reached: Option<(UnixDatagram, Service)>,
+    /// When the watchdog is to be told next.
+    due: Option<Instant>,
 }
 
 impl Manager {
@@ -31,27 +34,35 @@ impl Manager {
             return Ok(Self::default());
         };
         let variable = |name| env::var(name).ok();
-        let period = watchdog_period(variable("WATCHDOG_USEC"), variable("WATCHDOG_PID"), process::id());
-        Self::connect(&address, period).with_context(|| {
-            format!(
-                "failed to reach the service manager at {}, named in NOTIFY_SOCKET",
-                address.to_string_lossy()
-            )
+        Self::of(&Service {
+            socket: address.to_string_lossy().into_owned(),
+            watchdog: watchdog_period(variable("WATCHDOG_USEC"), variable("WATCHDOG_PID"), process::id()),
         })
     }
 
-    fn connect(address: &OsStr, period: Option<Duration>) -> io::Result<Self> {
-        let socket = UnixDatagram::unbound()?;
-        // A manager that does not listen is not to hold up what it manages.
-        socket.set_nonblocking(true)?;
-        socket.connect_addr(&socket_address(address)?)?;
+    /// Another process's, which has handed over to this one.
+    pub fn of(service: &Service) -> Result<Self> {
+        let connect = || -> io::Result<UnixDatagram> {
+            let socket = UnixDatagram::unbound()?;
+            // A manager that does not listen is not to hold up what it manages.
+            socket.set_nonblocking(true)?;
+            socket.connect_addr(&socket_address(&service.socket)?)?;
+            Ok(socket)
+        };
+        let socket = connect().with_context(|| {
+            format!(
+                "failed to reach the service manager at {}, named in NOTIFY_SOCKET",
+                service.socket
+            )
+        })?;
         Ok(Self {
-            socket: Some(socket),
-            watchdog: period.map(|period| Watchdog {
-                period,
-                due: Instant::now(),
-            }),
+            reached: Some((socket, service.clone())),
+            due: service.watchdog.map(|_| Instant::now()),
         })
+    }
+
+    pub fn service(&self) -> Option<&Service> {
+        self.reached.as_ref().map(|(_, service)| service)
     }
 
     /// From now on connections are accelerated.
@@ -68,16 +79,23 @@ impl Manager {
         self.tell(&format!("STOPPING=1\nSTATUS={}", one_line(status)));
     }
 
+    /// The process to look after is another one now, which speaks for itself.
+    pub fn replaced_by(&mut self, pid: u32) {
+        self.tell(&format!("MAINPID={pid}"));
+        *self = Self::default();
+    }
+
     /// To be called more often than the watchdog barks: it tells the manager twice in that time.
     pub fn alive(&mut self) {
-        let Some(watchdog) = &mut self.watchdog else {
+        let now = Instant::now();
+        let (Some(due), Some(period)) = (self.due, self.service().and_then(|service| service.watchdog))
+        else {
             return;
         };
-        let now = Instant::now();
-        if now < watchdog.due {
+        if now < due {
             return;
         }
-        watchdog.due = now + watchdog.period;
+        self.due = Some(now + period);
         self.tell("WATCHDOG=1");
     }
 
@@ -87,19 +105,49 @@ impl Manager {
     }
 
     fn send(&self, text: &str) -> io::Result<()> {
-        match &self.socket {
-            Some(socket) => socket.send(text.as_bytes()).map(|_| ()),
+        match &self.reached {
+            Some((socket, _)) => socket.send(text.as_bytes()).map(|_| ()),
             None => Ok(()),
         }
     }
 }
 
+/// A socket on which this process hears another one as its service manager does.
+pub struct Listening(UnixDatagram);
+
+impl Listening {
+    /// The second is the value of NOTIFY_SOCKET for the other process.
+    pub fn begin() -> io::Result<(Self, String)> {
+        let name = format!("sockredir-{}", process::id());
+        let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name)?)?;
+        Ok((Self(socket), format!("@{name}")))
+    }
+
+    /// Waits so long at most.
+    pub fn is_ready(&self, time: Duration) -> io::Result<bool> {
+        self.0.set_read_timeout(Some(time))?;
+        let mut message = [0; 16];
+        match self.0.recv(&mut message) {
+            Ok(length) => Ok(message[..length].starts_with(b"READY=1")),
+            Err(error) if is_early(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn is_early(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
+}
+
 /// A path, or with `@` in front a name in the abstract namespace.
-fn socket_address(address: &OsStr) -> io::Result<SocketAddr> {
-    match address.as_bytes() {
-        [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
-        [b'/', ..] => SocketAddr::from_pathname(address),
-        _ => Err(io::Error::other("it is neither a path nor an abstract socket")),
+fn socket_address(address: &str) -> io::Result<SocketAddr> {
+    match address.strip_prefix('@') {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None if address.starts_with('/') => SocketAddr::from_pathname(address),
+        None => Err(io::Error::other("it is neither a path nor an abstract socket")),
     }
 }
 
@@ -136,11 +184,18 @@ mod tests {
         String::from_utf8(buffer[..length].to_vec()).unwrap()
     }
 
+    fn manager(socket: &str, watchdog: Option<Duration>) -> Result<Manager> {
+        Manager::of(&Service {
+            socket: socket.to_owned(),
+            watchdog,
+        })
+    }
+
     #[test]
     fn an_abstract_socket_hears_each_message() {
         let name = format!("sockredir-notify-{}", process::id());
         let heard = listening(&SocketAddr::from_abstract_name(&name).unwrap());
-        let manager = Manager::connect(OsStr::new(&format!("@{name}")), None).unwrap();
+        let manager = manager(&format!("@{name}"), None).unwrap();
         manager.ready("all ports,\nall programs").unwrap();
         assert_eq!(received(&heard), "READY=1\nSTATUS=all ports, all programs");
         manager.status("7 flows");
@@ -153,7 +208,7 @@ mod tests {
     fn a_socket_with_a_path_hears_that_the_process_is_alive() {
         let path = env::temp_dir().join(format!("sockredir-notify-{}", process::id()));
         let heard = listening(&SocketAddr::from_pathname(&path).unwrap());
-        let mut manager = Manager::connect(path.as_os_str(), Some(Duration::from_secs(3600))).unwrap();
+        let mut manager = manager(path.to_str().unwrap(), Some(Duration::from_secs(3600))).unwrap();
         fs::remove_file(&path).unwrap();
         manager.alive();
         // Not again before it is due.
@@ -167,17 +222,31 @@ mod tests {
     fn without_a_watchdog_nothing_is_said_of_being_alive() {
         let name = format!("sockredir-notify-quiet-{}", process::id());
         let heard = listening(&SocketAddr::from_abstract_name(&name).unwrap());
-        let mut manager = Manager::connect(OsStr::new(&format!("@{name}")), None).unwrap();
+        let mut manager = manager(&format!("@{name}"), None).unwrap();
         manager.alive();
         manager.status("after that");
         assert_eq!(received(&heard), "STATUS=after that");
     }
 
     #[test]
+    fn a_process_that_was_replaced_names_the_other_one_and_is_quiet() {
+        let (heard, address) = Listening::begin().unwrap();
+        let mut old = manager(&address, Some(Duration::from_secs(3600))).unwrap();
+        assert!(!heard.is_ready(Duration::from_millis(1)).unwrap());
+        let offered = old.service().cloned().unwrap();
+        old.replaced_by(7);
+        old.alive();
+        old.status("unheard");
+        Manager::of(&offered).unwrap().ready("the new one").unwrap();
+        assert_eq!(received(&heard.0), "MAINPID=7");
+        assert!(heard.is_ready(Duration::from_secs(10)).unwrap());
+    }
+
+    #[test]
     fn a_manager_that_listens_no_more_fails_only_the_readiness() {
         let name = format!("sockredir-notify-gone-{}", process::id());
         let heard = listening(&SocketAddr::from_abstract_name(&name).unwrap());
-        let manager = Manager::connect(OsStr::new(&format!("@{name}")), None).unwrap();
+        let manager = manager(&format!("@{name}"), None).unwrap();
         drop(heard);
         manager.status("unheard");
         manager.stopping("unheard");
@@ -195,7 +264,7 @@ mod tests {
     #[test]
     fn only_paths_and_abstract_names_are_addresses() {
         for address in ["vsock:2:1234", "relative", "@"] {
-            let refused = Manager::connect(OsStr::new(address), None);
+            let refused = manager(address, None);
             assert!(refused.is_err(), "{address}");
         }
     }

@@ -4,17 +4,19 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-use crate::cgroup::Cgroup;
-use crate::checks;
+use crate::cgroup::{self, Cgroup};
+use crate::checks::{self, Single};
 use crate::cli::{Admit, RunArgs};
 use crate::counters::Counters;
+use crate::front::{self, Front};
+use crate::handover::{self, Offer, Takeover};
 use crate::kernel::{self, Datapath, Ends};
 use crate::notify::Manager;
-use crate::observe::control::{self, Control};
 use crate::observe::desk::{Desk, Event};
 use crate::observe::log::DecisionLog;
 use crate::observe::metrics::Listener;
@@ -29,6 +31,8 @@ const WATCH: Duration = Duration::from_secs(1);
 const DRAIN_STEP: Duration = Duration::from_millis(20);
 /// How long ends may take to leave the map once nothing is queued any more; those in use stay, and are harmless.
 const LEAVE_TIME: Duration = Duration::from_millis(500);
+/// How long the lock of a process that has ended may last.
+const TAKE_BACK_TIME: Duration = Duration::from_secs(1);
 /// How often decisions are logged: the kernel side keeps as many as its ring buffer holds.
 const LOG_STEP: Duration = Duration::from_millis(100);
 /// How often a service manager is told how much was redirected.
@@ -47,12 +51,23 @@ pub fn run(args: &RunArgs) -> Result<()> {
     ctrlc::set_handler(move || drop(signals.send(Event::Stop)))
         .context("failed to catch SIGINT and SIGTERM")?;
 
-    let manager = Manager::from_environment()?;
+    let mut manager = Manager::from_environment()?;
     let mut storage = kernel::Storage::uninit();
-    let (report, ready) = checks::check_all(args.cgroup.as_deref(), &options(args), &mut storage);
+    let single = if args.replace {
+        Single::NotYet
+    } else {
+        Single::Demanded
+    };
+    let (report, ready) = checks::check_all(args.cgroup.as_deref(), single, &options(args), &mut storage);
     report.demand(&args.force)?;
     let (cgroup, mut datapath) = ready.map_err(|check| anyhow!("{check} failed"))?;
-    let metrics = args.metrics.map(Listener::bind).transpose()?;
+    let is_first = cgroup.try_lock()?;
+    // The instance that is to be replaced may have that address until then.
+    let mut listening = if is_first {
+        front::listen(args.metrics)?
+    } else {
+        None
+    };
     let log = args
         .log_decisions
         .then(|| DecisionLog::begin(&datapath))
@@ -60,39 +75,48 @@ pub fn run(args: &RunArgs) -> Result<()> {
     datapath
         .attach(cgroup.fd(), &coverage(args))
         .with_context(|| format!("failed to attach to cgroup {}", cgroup.path().display()))?;
-    let metrics = metrics
-        .map(|metrics| serve(metrics, sender.clone()))
-        .transpose()?;
-    let control = Control::open(&cgroup, sender);
-    if let Err(error) = &control {
-        announce(&format!(
-            "note: {error:#}: `status`, `flows`, `top` and `explain` will not find this instance"
-        ))?;
+    // Until it has handed over, what is new is taken by the earlier one, whose programs come first.
+    let earlier = (!is_first).then(|| Takeover::begin(&cgroup)).transpose()?;
+    if !is_first {
+        listening = front::listen(args.metrics)?;
     }
+    let (metrics, address) = listening.unzip();
+    let front = open_front(&cgroup, metrics, &sender)?;
     if args.admit == Admit::Any {
         announce(BLOCKING_DIFFERENCES)?;
     }
     let instance = instance(args, &cgroup);
     let covered = covered(args, &instance);
     announce(&format!("ready: {covered}"))?;
-    manager.ready(&covered)?;
-    if let Some(address) = metrics {
+    if let Some(address) = address {
         announce(&format!("metrics: http://{address}/metrics"))?;
+    }
+    let inherited = earlier.map(take_over).transpose()?.flatten();
+    manager.ready(&covered)?;
+    if let Some(inherited) = inherited {
+        inherited.ready(&covered)?;
+        manager = inherited;
     }
 
     let mut life = Life {
         args,
+        cgroup,
+        datapath,
         events,
+        sender,
+        front: Some(front),
+        metrics: address,
+        is_replaced: false,
         desk: Desk::new(instance),
         log,
         manager,
         covered,
     };
-    let watched = life.watch(&cgroup, &datapath);
-    let unread = life.drain(&mut datapath)?;
-    let totals = datapath.counters()?;
-    drop(control);
-    drop(datapath);
+    let watched = life.watch();
+    let unread = life.drain()?;
+    let totals = life.datapath.counters()?;
+    // Gone from the kernel before the last word.
+    drop(life);
     watched?;
     if unread > 0 {
         announce(&format!(
@@ -102,11 +126,24 @@ pub fn run(args: &RunArgs) -> Result<()> {
     announce(&format!("totals\n{totals}"))
 }
 
-/// Answers scrapes from now on; where that is.
-fn serve(metrics: Listener, desk: Sender<Event>) -> Result<SocketAddr> {
-    let address = metrics.address()?;
-    metrics.serve(move || control::sample_of(&desk))?;
-    Ok(address)
+/// The last step of it; the service manager that comes with it, if one does.
+fn take_over(earlier: Takeover) -> Result<Option<Manager>> {
+    announce(&format!(
+        "taken over from process {}, which goes on with the connections that it has",
+        earlier.from()
+    ))?;
+    earlier.finish()
+}
+
+/// As [`Front::open`]; says what cannot be had.
+fn open_front(cgroup: &Cgroup, metrics: Option<Listener>, desk: &Sender<Event>) -> Result<Front> {
+    let (front, failed) = Front::open(cgroup, metrics, desk)?;
+    if let Some(error) = failed {
+        announce(&format!(
+            "note: {error:#}: `status`, `flows`, `top` and `explain` will not find this instance, and none can take over from it"
+        ))?;
+    }
+    Ok(front)
 }
 
 fn options(args: &RunArgs) -> kernel::Options {
@@ -170,7 +207,16 @@ fn instance(args: &RunArgs, cgroup: &Cgroup) -> Instance {
 /// An instance from its first connection on.
 struct Life<'a> {
     args: &'a RunArgs,
+    cgroup: Cgroup,
+    datapath: Datapath<'a>,
     events: Receiver<Event>,
+    sender: Sender<Event>,
+    /// None from the offer to hand over on.
+    front: Option<Front>,
+    /// Where the metrics are.
+    metrics: Option<SocketAddr>,
+    /// Another instance takes what is new.
+    is_replaced: bool,
     desk: Desk,
     log: Option<DecisionLog>,
     manager: Manager,
@@ -180,12 +226,20 @@ struct Life<'a> {
 
 impl Life<'_> {
     /// Waits so long, however many ask meanwhile; true if it is to stop.
-    fn wait(&mut self, datapath: &Datapath<'_>, time: Duration) -> Result<bool> {
+    fn wait(&mut self, time: Duration) -> Result<bool> {
         let end = Instant::now() + time;
         let mut left = time;
         loop {
             match self.events.recv_timeout(left) {
-                Ok(Event::Asked(asked)) => self.desk.answer(datapath, asked),
+                Ok(Event::Asked(asked)) => self.desk.answer(&self.datapath, asked),
+                Ok(Event::Replace { by, reply }) => {
+                    // One that has gone is heard of next.
+                    drop(reply.send(self.hand_over(by)));
+                }
+                Ok(Event::Replaced { by, is_ready, told }) => {
+                    self.replaced(by, is_ready)?;
+                    drop(told);
+                }
                 Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(true),
                 Err(RecvTimeoutError::Timeout) => break,
             }
@@ -195,8 +249,57 @@ impl Life<'_> {
             }
         }
         self.manager.alive();
-        self.tell_decisions(datapath)?;
+        self.tell_decisions()?;
         Ok(false)
+    }
+
+    /// Makes room for another instance, which this process may become.
+    fn hand_over(&mut self, by: u32) -> Result<Offer> {
+        if self.manager.service().is_some() && !cgroup::shares_own(by) {
+            bail!("it is a service: reload that, as with `systemctl reload sockredir`");
+        }
+        let Some(front) = self.front.take() else {
+            bail!("another one takes over already");
+        };
+        drop(front);
+        self.datapath.hand_over(true);
+        self.cgroup.unlock()?;
+        Ok(handover::own_offer(&self.manager))
+    }
+
+    /// The other one is in charge, or this one is again.
+    fn replaced(&mut self, by: u32, is_ready: bool) -> Result<()> {
+        if !is_ready && self.take_back()? {
+            return announce(&format!("process {by} has not taken over: going on"));
+        }
+        self.is_replaced = true;
+        self.manager.replaced_by(by);
+        let flows = self.datapath.flows();
+        announce(&format!(
+            "handed over to process {by}: {flows} connections go on until they end"
+        ))
+    }
+
+    /// False if another instance has the lock for good.
+    fn take_back(&mut self) -> Result<bool> {
+        // It goes with the last moments of the process that has failed.
+        let deadline = Instant::now() + TAKE_BACK_TIME;
+        while !self.cgroup.try_lock()? {
+            if Instant::now() >= deadline {
+                return Ok(false);
+            }
+            thread::sleep(DRAIN_STEP);
+        }
+        self.datapath.hand_over(false);
+        let metrics = front::listen(self.metrics)
+            .inspect_err(|error| eprintln!("sockredir: {error:#}: there are no metrics any more"))
+            .unwrap_or_default();
+        self.front = Some(open_front(
+            &self.cgroup,
+            metrics.map(|(listener, _)| listener),
+            &self.sender,
+        )?);
+        Ok(true)
     }
 
     fn tell_manager(&self, counters: &Counters) {
@@ -212,11 +315,11 @@ impl Life<'_> {
         ));
     }
 
-    fn tell_decisions(&mut self, datapath: &Datapath<'_>) -> Result<()> {
+    fn tell_decisions(&mut self) -> Result<()> {
         let Some(log) = &mut self.log else {
             return Ok(());
         };
-        let lines = log.lines(datapath)?;
+        let lines = log.lines(&self.datapath)?;
         if lines.is_empty() {
             Ok(())
         } else {
@@ -224,11 +327,11 @@ impl Life<'_> {
         }
     }
 
-    /// Returns at the first signal; fails if the cgroup vanishes.
-    fn watch(&mut self, cgroup: &Cgroup, datapath: &Datapath<'_>) -> Result<()> {
+    /// Returns at the first signal, or when it was replaced and its connections have ended; fails if the cgroup vanishes.
+    fn watch(&mut self) -> Result<()> {
         let interval = self.args.interval.map(Duration::from_secs);
         let mut due = interval.map(|interval| Instant::now() + interval);
-        let mut last = datapath.counters()?;
+        let mut last = self.datapath.counters()?;
         let mut splices = SpliceWatch::default();
         let mut tick = Instant::now() + WATCH;
         let mut tell = Instant::now() + TELL;
@@ -238,19 +341,22 @@ impl Life<'_> {
             if self.log.is_some() {
                 wait = wait.min(LOG_STEP);
             }
-            if self.wait(datapath, wait)? {
+            if self.wait(wait)? {
                 return Ok(());
             }
             if Instant::now() >= tick {
-                look_after(cgroup, datapath, &mut splices)?;
+                look_after(&self.cgroup, &self.datapath, &mut splices)?;
+                if self.is_replaced && self.datapath.ends()?.mapped == 0 {
+                    return Ok(());
+                }
                 tick = Instant::now() + WATCH;
             }
             if Instant::now() >= tell {
-                self.tell_manager(&datapath.counters()?);
+                self.tell_manager(&self.datapath.counters()?);
                 tell = Instant::now() + TELL;
             }
             if due.is_some_and(|due| Instant::now() >= due) {
-                let now = datapath.counters()?;
+                let now = self.datapath.counters()?;
                 announce(&format!(
                     "last {} s\n{}",
                     self.args.interval.unwrap_or_default(),
@@ -264,21 +370,21 @@ impl Life<'_> {
 
     /// Stops redirecting and waits until what was redirected has been read, at most for the drain time or until the next
     /// signal. Returns how many sockets still had unread data.
-    fn drain(&mut self, datapath: &mut Datapath<'_>) -> Result<usize> {
+    fn drain(&mut self) -> Result<usize> {
         let begin = Instant::now();
         let deadline = begin + Duration::from_secs(self.args.drain_timeout);
-        datapath.stop_redirects();
+        self.datapath.stop_redirects();
         self.desk.stopping();
         self.manager
             .stopping("waiting until what is queued has been read");
         loop {
-            datapath.release_idle()?;
-            let Ends { mapped, unread, .. } = datapath.ends()?;
+            self.datapath.release_idle()?;
+            let Ends { mapped, unread, .. } = self.datapath.ends()?;
             let waited = begin.elapsed();
             let is_over =
                 mapped == 0 || (unread.is_empty() && waited >= LEAVE_TIME) || Instant::now() >= deadline;
-            if is_over || self.wait(datapath, DRAIN_STEP)? {
-                self.tell_decisions(datapath)?;
+            if is_over || self.wait(DRAIN_STEP)? {
+                self.tell_decisions()?;
                 return Ok(unread.len());
             }
         }

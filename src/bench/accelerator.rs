@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use super::external::{External, Running};
 use super::rounds::EXCLUDED_PORTS;
 use crate::cgroup::Cgroup;
-use crate::checks;
+use crate::checks::{self, Single};
 use crate::cli::{Admit, BenchArgs, DEFAULT_FLOWS};
 use crate::counters::Counters;
 use crate::kernel::{self, Datapath};
@@ -56,7 +56,7 @@ impl<'a> Accelerator<'a> {
         };
         // The self-test counts on the values of the source.
         let mut tested = kernel::Storage::uninit();
-        let (report, ready) = checks::check_all(Some(cgroup), &options, &mut tested);
+        let (report, ready) = checks::check_all(Some(cgroup), Single::Demanded, &options, &mut tested);
         report.demand(&[])?;
         let (cgroup, _) = ready.map_err(|check| anyhow!("{check} failed"))?;
         options.tunables.clone_from(&args.tunables);

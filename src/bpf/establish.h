@@ -204,7 +204,7 @@ static __always_inline void establish_passive(struct bpf_sock_ops *ctx)
 		decide(sock, COUNTER_REFUSED_UNPAIRED);
 		return;
 	}
-	if (stopping) {
+	if (stopping || handed_over) {
 		decide(sock, COUNTER_REFUSED_STOPPING);
 		return;
 	}

@@ -35,7 +35,7 @@ static __always_inline enum counter gate_of(struct tcp_sock *tcp, enum counter e
 
 	if (!is_routed_over_loopback(sock_of(tcp)))
 		return COUNTER_REFUSED_NOT_LOCAL;
-	if (stopping)
+	if (stopping || handed_over)
 		return COUNTER_REFUSED_STOPPING;
 	if (!is_port_covered(sock_of(tcp)))
 		return COUNTER_REFUSED_PORT;

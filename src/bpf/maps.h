@@ -54,6 +54,9 @@ volatile __u64 cgroup_covered;
 /* Set once, when the tool stops (law 8): from then on nothing is inserted, admitted or redirected. */
 volatile __u32 stopping;
 
+/* Another instance has taken over what is new: nothing is inserted any more, and what is followed goes on as before. */
+volatile __u32 handed_over;
+
 /* Every mapped socket by its own key. Values are socket cookies to user space. Sized at load. */
 struct {
 	__uint(type, BPF_MAP_TYPE_SOCKHASH);

@@ -173,7 +173,7 @@ enum counter {
 	COUNTER_REFUSED_FULL,
 	/* Not inserted: the socket is in somebody's socket map already. */
 	COUNTER_REFUSED_TAKEN,
-	/* Not inserted: the tool is stopping. */
+	/* Not inserted: the tool is stopping, or has handed over to another instance. */
 	COUNTER_REFUSED_STOPPING,
 	/* Accepted connections whose connecting end was not inserted, or is not on this host. */
 	COUNTER_REFUSED_UNPAIRED,

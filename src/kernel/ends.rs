@@ -54,7 +54,7 @@ impl Datapath<'_> {
     }
 
     /// The flows that have a record.
-    pub(super) fn flows(&self) -> usize {
+    pub fn flows(&self) -> usize {
         self.skel.maps.sockredir_flow.keys().count()
     }
 

@@ -38,7 +38,7 @@ pub use decisions::Decision;
 pub use ends::{EndKey, Ends};
 pub use requirements::check as check_requirements;
 pub use selftest::{SafetyCheck, SelfTest};
-pub use sys::{libbpf_version, release, try_lock};
+pub use sys::{libbpf_version, release, try_lock, unlock};
 pub use tunables::Tunable;
 
 /// What the datapath is loaded with.
@@ -249,6 +249,13 @@ impl<'a> Datapath<'a> {
 
     fn detach(&mut self) {
         self.cgroup.clear();
+    }
+
+    /// Another instance takes what is new, or does not after all. What is followed goes on as before.
+    pub fn hand_over(&mut self, over: bool) {
+        if let Some(bss) = self.skel.maps.bss_data.as_deref_mut() {
+            bss.handed_over = over.into();
+        }
     }
 
     /// Nothing is inserted, admitted or redirected any more. Flows go on through TCP, in order.

@@ -46,6 +46,12 @@ pub fn try_lock(folder: &File) -> io::Result<bool> {
     }
 }
 
+/// Gives the lock of a folder up.
+pub fn unlock(folder: &File) -> io::Result<()> {
+    // SAFETY: the descriptor is open for the length of the call.
+    check(unsafe { libc::flock(folder.as_raw_fd(), libc::LOCK_UN) }).map(drop)
+}
+
 /// The ids of the sockops programs in effect for a cgroup: its own, and those above it.
 pub fn effective_programs(cgroup: RawFd) -> io::Result<Vec<u32>> {
     let mut ids = vec![0u32; 64];

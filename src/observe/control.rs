@@ -1,25 +1,29 @@
-//! How a running instance is asked what it does: over a Unix socket, by name of its cgroup. What is told changes nothing.
+//! How a running instance is asked what it does: over a Unix socket, by name of its cgroup.
 //!
 //! A question is a line, the answer is JSON, and the end of the connection ends it. Anyone may ask, as with `ss`; the processes
-//! of other users are told to root only.
+//! of other users are told to root only. What is told changes nothing; to hand over is for root and the instance's own user.
 
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, Sender, SyncSender};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{Shutdown, UnixCredentials, getsockopt, shutdown};
+use nix::unistd::Uid;
 use serde::de::DeserializeOwned;
 
 use super::desk::{Answer, Asked, Event, Question};
 use super::model::{Flows, Process, Status};
 use crate::cgroup::Cgroup;
+use crate::handover;
 
 /// Where the sockets are, each named after the inode of its cgroup.
 const FOLDER: &str = "/run/sockredir";
@@ -29,10 +33,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const ASKERS: usize = 32;
 /// A question is shorter.
 const QUESTION_BYTES: u64 = 64;
+/// What the instance that takes over says.
+const REPLACE: &str = "replace";
 
 /// Answers until it is dropped.
 pub struct Control {
     socket: PathBuf,
+    listener: Arc<UnixListener>,
 }
 
 impl Control {
@@ -51,8 +58,10 @@ impl Control {
             _ => {}
         }
         let listener = UnixListener::bind(&socket).with_context(|| format!("failed to bind {shown}"))?;
+        let listener = Arc::new(listener);
         let control = Self {
             socket: socket.clone(),
+            listener: Arc::clone(&listener),
         };
         fs::set_permissions(&socket, fs::Permissions::from_mode(0o666))
             .with_context(|| format!("failed to let others connect to {shown}"))?;
@@ -66,8 +75,9 @@ impl Control {
 
 impl Drop for Control {
     fn drop(&mut self) {
-        // It is harmless when it stays.
+        // It is harmless when it stays, or when it goes on to listen without a name.
         let _ = fs::remove_file(&self.socket);
+        let _ = shutdown(self.listener.as_raw_fd(), Shutdown::Both);
     }
 }
 
@@ -79,22 +89,27 @@ fn answer_all(listener: &UnixListener, desk: &Sender<Event>) {
     // One copy for each asker.
     let askers = Arc::new(());
     for asker in listener.incoming() {
-        let Ok(asker) = asker else {
-            // Such as too many open files: it may be better in a moment.
-            thread::sleep(Duration::from_millis(10));
+        let asker = match asker {
+            Ok(asker) => asker,
+            // It was shut down.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return,
+            Err(_) => {
+                // Such as too many open files: it may be better in a moment.
+                thread::sleep(Duration::from_millis(10));
+                continue;
+            }
+        };
+        let Ok(peer) = getsockopt(&asker, PeerCredentials) else {
             continue;
         };
-        let Ok(uid) = getsockopt(&asker, PeerCredentials).map(|peer| peer.uid()) else {
-            continue;
-        };
-        let most = if uid == 0 { ASKERS } else { ASKERS / 2 };
+        let most = if peer.uid() == 0 { ASKERS } else { ASKERS / 2 };
         if Arc::strong_count(&askers) > most {
             continue;
         }
         let (desk, one) = (desk.clone(), Arc::clone(&askers));
         let talk = move || {
             // An asker that has gone wants no answer.
-            let _ = answer(asker, uid, &desk);
+            let _ = answer(asker, &peer, &desk);
             drop(one);
         };
         // Without a thread for it, the asker is turned away.
@@ -102,20 +117,39 @@ fn answer_all(listener: &UnixListener, desk: &Sender<Event>) {
     }
 }
 
-fn answer(mut asker: UnixStream, uid: u32, desk: &Sender<Event>) -> Result<()> {
+fn answer(mut asker: UnixStream, peer: &UnixCredentials, desk: &Sender<Event>) -> Result<()> {
     asker.set_read_timeout(Some(PATIENCE))?;
     asker.set_write_timeout(Some(PATIENCE))?;
     let mut line = String::new();
     BufReader::new((&asker).take(QUESTION_BYTES)).read_line(&mut line)?;
+    if line.trim_end() == REPLACE {
+        return hand_over(&asker, peer, desk);
+    }
     let question = line.trim_end().parse()?;
     let text = match ask(desk, question)? {
         Answer::Status(status) => serde_json::to_vec(&status)?,
         Answer::Flows(mut flows) => {
-            hide_foreign(&mut flows, uid);
+            hide_foreign(&mut flows, peer.uid());
             serde_json::to_vec(&flows)?
         }
     };
     asker.write_all(&text)?;
+    Ok(())
+}
+
+fn hand_over(asker: &UnixStream, peer: &UnixCredentials, desk: &Sender<Event>) -> Result<()> {
+    let by = u32::try_from(peer.pid()).unwrap_or(0);
+    let offer = if peer.uid() == 0 || peer.uid() == Uid::effective().as_raw() {
+        wait_for(desk, |reply| Event::Replace { by, reply })
+    } else {
+        Err(anyhow!("only root and the user that it runs as may replace it"))
+    };
+    let offer = offer.map_err(|error| format!("{error:#}"));
+    let is_ready = handover::offer(asker, &offer).unwrap_or(false);
+    if offer.is_ok() {
+        // Nothing is sent: the desk drops its end.
+        let _ = wait_for::<()>(desk, |told| Event::Replaced { by, is_ready, told });
+    }
     Ok(())
 }
 
@@ -128,8 +162,13 @@ pub fn sample_of(desk: &Sender<Event>) -> Result<Status> {
 }
 
 fn ask(desk: &Sender<Event>, question: Question) -> Result<Answer> {
+    wait_for(desk, |reply| Event::Asked(Asked { question, reply }))
+}
+
+/// What comes back for an event.
+fn wait_for<T>(desk: &Sender<Event>, event: impl FnOnce(SyncSender<Result<T>>) -> Event) -> Result<T> {
     let (reply, answer) = mpsc::sync_channel(1);
-    desk.send(Event::Asked(Asked { question, reply }))
+    desk.send(event(reply))
         .map_err(|_| anyhow!("the instance is ending"))?;
     answer
         .recv_timeout(PATIENCE)
@@ -191,14 +230,33 @@ fn converse(mut stream: UnixStream, question: Question) -> io::Result<Vec<u8>> {
 }
 
 fn connect_to(path: &Path) -> Result<UnixStream> {
-    let cgroup = Cgroup::open(Some(path))?;
-    let shown = path.display();
+    connect(&Cgroup::open(Some(path))?)
+}
+
+fn connect(cgroup: &Cgroup) -> Result<UnixStream> {
+    let shown = cgroup.path().display();
     UnixStream::connect(socket_of(cgroup.inode())).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
             anyhow!("no sockredir runs on cgroup {shown}: start it with `sockredir run --cgroup {shown}`")
         }
         _ => anyhow!("failed to reach the sockredir on cgroup {shown}: {error}"),
     })
+}
+
+/// Fails if no instance runs on the cgroup.
+pub fn ensure_running(cgroup: &Cgroup) -> Result<()> {
+    connect(cgroup).map(drop)
+}
+
+/// Asks the instance on the cgroup to hand over. Its offer follows.
+pub fn ask_to_hand_over(cgroup: &Cgroup) -> Result<UnixStream> {
+    let mut stream = connect(cgroup)?;
+    stream
+        .set_read_timeout(Some(PATIENCE))
+        .and_then(|()| stream.set_write_timeout(Some(PATIENCE)))
+        .and_then(|()| writeln!(stream, "{REPLACE}"))
+        .context("failed to ask the running sockredir")?;
+    Ok(stream)
 }
 
 fn connect_to_only() -> Result<UnixStream> {

@@ -9,6 +9,7 @@ use anyhow::{Result, bail};
 use super::model::{FORMAT, Flows, Instance, Since, Status};
 use super::pair::pair;
 use crate::counters::Counters;
+use crate::handover::Offer;
 use crate::kernel::Datapath;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -39,6 +40,17 @@ pub enum Event {
     /// SIGINT, SIGTERM or SIGHUP.
     Stop,
     Asked(Asked),
+    /// A process asks to take over.
+    Replace {
+        by: u32,
+        reply: SyncSender<Result<Offer>>,
+    },
+    /// The process that was to take over is ready, or it has failed. `told` is dropped when it may go on.
+    Replaced {
+        by: u32,
+        is_ready: bool,
+        told: SyncSender<Result<()>>,
+    },
 }
 
 pub struct Desk {

@@ -114,13 +114,14 @@ pub static REASONS: &[Reason] = &[
     },
     Reason {
         name: "refused_taken",
-        cause: "the socket is in a socket map already, of another program or of a sockredir that was killed",
-        remedy: "do not run both (`sockredir doctor` names the programs that redirect messages); those of a killed \
-                 sockredir go with its connections",
+        cause: "the socket is in a socket map already: of an earlier sockredir, which was replaced or killed, or of another \
+                program",
+        remedy: "nothing to do for those of an earlier sockredir, which are accelerated by it until they end; do not run two \
+                 accelerators (`sockredir doctor` names the programs that redirect messages)",
     },
     Reason {
         name: "refused_stopping",
-        cause: "sockredir was told to stop, and takes in nothing new",
+        cause: "sockredir was told to stop, or is handing over to another instance, and takes in nothing new",
         remedy: "start sockredir again, and then connect again",
     },
     Reason {

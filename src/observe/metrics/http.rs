@@ -2,12 +2,14 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd as _;
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use std::{io, str};
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use nix::sys::socket::{Shutdown, shutdown};
 
 use crate::observe::model::Status;
 
@@ -59,27 +61,52 @@ impl Listener {
             .context("failed to ask for the address of the metrics")
     }
 
-    /// Answers from now on, until the process ends. `status` is called for each scrape, one at a time.
-    pub fn serve(self, status: impl Fn() -> Result<Status> + Send + 'static) -> Result<()> {
+    /// Answers from now on. `status` is called for each scrape, one at a time.
+    pub fn serve(self, status: impl Fn() -> Result<Status> + Send + 'static) -> Result<Server> {
         let status = Arc::new(Mutex::new(status));
+        let listener = self
+            .0
+            .try_clone()
+            .context("failed to copy the socket of the metrics")?;
         let accept_all = move || {
             loop {
-                match self.0.accept() {
+                match listener.accept() {
                     Ok((client, _)) if Arc::strong_count(&status) <= MOST_CLIENTS => {
                         let status = Arc::clone(&status);
                         // Without a thread for it, the client is sent away.
                         drop(thread::Builder::new().spawn(move || serve(client, &status)));
                     }
                     Ok(_) => {}
+                    // It was shut down.
+                    Err(error) if error.kind() == io::ErrorKind::InvalidInput => break,
                     Err(_) => thread::sleep(RETRY),
                 }
             }
         };
-        thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("metrics".to_owned())
             .spawn(accept_all)
             .context("failed to start a thread for the metrics")?;
-        Ok(())
+        Ok(Server {
+            listener: self.0,
+            thread: Some(thread),
+        })
+    }
+}
+
+/// Answers until it is dropped; its address is free then.
+pub struct Server {
+    listener: TcpListener,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let stopped = shutdown(self.listener.as_raw_fd(), Shutdown::Both);
+        // A thread that could not be stopped is not waited for.
+        if let Some(thread) = self.thread.take().filter(|_| stopped.is_ok()) {
+            let _ = thread.join();
+        }
     }
 }
 
@@ -219,11 +246,19 @@ mod tests {
         exchange(address, &format!("GET {path} HTTP/1.1\r\nHost: here\r\n\r\n")).unwrap()
     }
 
-    fn start(status: impl Fn() -> Result<Status> + Send + 'static) -> SocketAddr {
+    fn start(status: impl Fn() -> Result<Status> + Send + 'static) -> (Server, SocketAddr) {
         let listener = Listener::bind(address("0").unwrap()).unwrap();
         let bound = listener.address().unwrap();
-        listener.serve(status).unwrap();
-        bound
+        (listener.serve(status).unwrap(), bound)
+    }
+
+    #[test]
+    fn the_address_of_a_server_that_has_ended_is_free() {
+        let (server, address) = start(|| Ok(sample()));
+        get(address, "/metrics");
+        drop(server);
+        assert!(TcpStream::connect_timeout(&address, TIME).is_err());
+        drop(Listener::bind(address).unwrap());
     }
 
     #[test]
@@ -265,7 +300,8 @@ mod tests {
 
     #[test]
     fn a_scrape_is_the_text_of_the_status() {
-        let answer = get(start(|| Ok(sample())), "/metrics?debug");
+        let (_server, bound) = start(|| Ok(sample()));
+        let answer = get(bound, "/metrics?debug");
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\n"));
         assert!(
@@ -277,7 +313,7 @@ mod tests {
 
     #[test]
     fn a_head_has_no_body() {
-        let bound = start(|| Ok(sample()));
+        let (_server, bound) = start(|| Ok(sample()));
         let whole = get(bound, "/metrics");
         let head = exchange(bound, "HEAD /metrics HTTP/1.0\r\n\r\n").unwrap();
         assert_eq!(Some(&head[..]), whole.split_inclusive("\r\n\r\n").next());
@@ -285,7 +321,7 @@ mod tests {
 
     #[test]
     fn the_index_leads_to_the_metrics_and_nothing_else_is_there() {
-        let bound = start(|| Ok(sample()));
+        let (_server, bound) = start(|| Ok(sample()));
         assert!(get(bound, "/").contains("href=\"/metrics\""));
         assert!(get(bound, "/metrics/").starts_with("HTTP/1.1 404 "));
         let posted = exchange(bound, "POST /metrics HTTP/1.1\r\n\r\n").unwrap();
@@ -294,7 +330,7 @@ mod tests {
 
     #[test]
     fn what_is_no_request_is_told_so() {
-        let bound = start(|| Ok(sample()));
+        let (_server, bound) = start(|| Ok(sample()));
         let too_long = "x".repeat(HEAD_BYTES);
         for wrong in [
             "\x16\x03\x01\r\n",
@@ -308,7 +344,8 @@ mod tests {
 
     #[test]
     fn a_status_that_cannot_be_had_is_told_in_a_line() {
-        let answer = get(start(|| bail!("failed to read the counters")), "/metrics");
+        let (_server, bound) = start(|| bail!("failed to read the counters"));
+        let answer = get(bound, "/metrics");
         assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
         assert!(
             answer.ends_with("\r\n\r\nfailed to read the counters\n"),
@@ -318,7 +355,7 @@ mod tests {
 
     #[test]
     fn silent_clients_hold_up_nobody() {
-        let bound = start(|| Ok(sample()));
+        let (_server, bound) = start(|| Ok(sample()));
         let mut silent: Vec<_> = (1..MOST_CLIENTS).map(|_| connect(bound)).collect();
         silent[0].write_all(b"GET /metrics HTTP/1.1\r\n").unwrap();
         assert!(get(bound, "/metrics").starts_with("HTTP/1.1 200 "));
@@ -327,7 +364,7 @@ mod tests {
     /// However many there are, they cost no more than so many threads and file descriptors, and not for long.
     #[test]
     fn too_many_clients_are_sent_away_and_silent_ones_too() {
-        let bound = start(|| Ok(sample()));
+        let (_server, bound) = start(|| Ok(sample()));
         let mut silent: Vec<_> = (0..MOST_CLIENTS).map(|_| connect(bound)).collect();
         assert_eq!(connect(bound).read(&mut [0]).unwrap(), 0);
         for client in &mut silent {

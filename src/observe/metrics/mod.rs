@@ -5,7 +5,7 @@ mod dist;
 mod http;
 mod text;
 
-pub use http::{Listener, address};
+pub use http::{Listener, Server, address};
 #[cfg(test)]
 pub use text::sample;
 pub use text::text;
