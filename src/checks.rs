@@ -79,6 +79,15 @@ impl Report {
         brought
     }
 
+    /// A check of what `run` can do without.
+    fn note(&mut self, name: &'static str, meaning: &str, work: impl FnOnce() -> Result<(), Finding>) {
+        let outcome = match work() {
+            Ok(()) => Outcome::Ok(meaning.to_owned()),
+            Err(finding) => Outcome::Note(finding),
+        };
+        self.checks.push(Check { name, outcome });
+    }
+
     fn failures(&self) -> impl Iterator<Item = (&'static str, &Finding)> {
         self.checks.iter().filter_map(|check| match &check.outcome {
             Outcome::Failed(finding) => Some((check.name, finding)),
@@ -124,13 +133,18 @@ impl Report {
         Some(format!("{name}: {finding}{way_out}"))
     }
 
-    /// Fails with the refusal; says which failed checks were forced.
+    /// Fails with the refusal; says which failed checks were forced, and what is worth knowing.
     pub fn demand(&self, forced: &[SafetyCheck]) -> Result<()> {
         if let Some(refusal) = self.refusal(forced) {
             bail!(refusal);
         }
         for (name, finding) in self.failures() {
             eprintln!("sockredir: --force {name}: going on, though {}", finding.what);
+        }
+        for check in &self.checks {
+            if let Outcome::Note(finding) = &check.outcome {
+                eprintln!("sockredir: note: {finding}");
+            }
         }
         Ok(())
     }
@@ -159,6 +173,11 @@ pub fn check_all<'a>(
         Ok(()),
         "it may load BPF programs and attach them",
         |()| privilege::check(),
+    );
+    report.note(
+        "waiters",
+        "it sees which threads wait in recv",
+        privilege::check_waiters,
     );
     let cgroup = report.check("cgroup2", Ok(()), "the cgroup is one of version 2", |()| {
         Cgroup::open(cgroup)

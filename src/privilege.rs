@@ -1,8 +1,10 @@
 //! The capabilities that the datapath needs, and which of them this process lacks.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 
 use crate::checks::Finding;
+use crate::kernel;
 
 /// Name and number (linux/capability.h) of a capability, and what needs it.
 const NEEDED: [(&str, u32, &str); 3] = [
@@ -12,32 +14,68 @@ const NEEDED: [(&str, u32, &str); 3] = [
 ];
 /// Stands for all three on every kernel.
 const CAP_SYS_ADMIN: u32 = 21;
+const CAP_SYSLOG: u32 = 34;
+/// The number of the user namespace in which the host's root is, on every kernel.
+const HOST_USERS: u64 = 0xeffffffd;
 
 /// Fails with the names of the missing capabilities.
 pub fn check() -> Result<(), Finding> {
     const REMEDY: &str = "run as root, or grant these capabilities";
-    let status = fs::read_to_string("/proc/self/status")
-        .map_err(|error| Finding::new(format!("failed to read /proc/self/status: {error}"), REMEDY))?;
-    let missing = missing(&status);
-    if missing.is_empty() {
+    let missing = missing(&status(REMEDY)?);
+    if !missing.is_empty() {
+        return Err(Finding::new(format!("missing {}", missing.join(", ")), REMEDY));
+    }
+    if fs::metadata("/proc/self/ns/user").is_ok_and(|namespace| namespace.ino() != HOST_USERS) {
+        return Err(Finding::new(
+            "the kernel heeds no capabilities of a user namespace when it loads BPF programs",
+            "run it outside of one: in a container that is not rootless, in a pod without hostUsers: false",
+        ));
+    }
+    Ok(())
+}
+
+/// Fails where it cannot be seen which function of the kernel wakes a thread. That is no obstacle.
+pub fn check_waiters() -> Result<(), Finding> {
+    const REMEDY: &str = "grant CAP_SYSLOG";
+    const COST: &str = "a connection does not go back to TCP while a thread waits for it with poll or select";
+    if kernel::tells_waiters() {
         return Ok(());
     }
-    Err(Finding::new(format!("missing {}", missing.join(", ")), REMEDY))
+    if has(&status(REMEDY)?, CAP_SYSLOG) {
+        return Err(Finding::new(
+            format!("the kernel hides its addresses: {COST}"),
+            "set kernel.kptr_restrict to 0 or 1",
+        ));
+    }
+    Err(Finding::new(
+        format!("missing CAP_SYSLOG (seeing what wakes a thread): {COST}"),
+        REMEDY,
+    ))
+}
+
+/// The text of /proc/PID/status of this process.
+fn status(remedy: &str) -> Result<String, Finding> {
+    fs::read_to_string("/proc/self/status")
+        .map_err(|error| Finding::new(format!("failed to read /proc/self/status: {error}"), remedy))
 }
 
 /// The missing capabilities with their purpose, read from the text of /proc/PID/status.
 fn missing(status: &str) -> Vec<String> {
+    NEEDED
+        .iter()
+        .filter(|(_, number, _)| !has(status, *number) && (*number == 12 || !has(status, CAP_SYS_ADMIN)))
+        .map(|(name, _, purpose)| format!("{name} ({purpose})"))
+        .collect()
+}
+
+/// Whether a capability is effective, by the text of /proc/PID/status.
+fn has(status: &str, number: u32) -> bool {
     let effective = status
         .lines()
         .find_map(|line| line.strip_prefix("CapEff:"))
         .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
         .unwrap_or(0);
-    let has = |number: u32| effective >> number & 1 == 1;
-    NEEDED
-        .iter()
-        .filter(|(_, number, _)| !has(*number) && (*number == 12 || !has(CAP_SYS_ADMIN)))
-        .map(|(name, _, purpose)| format!("{name} ({purpose})"))
-        .collect()
+    effective >> number & 1 == 1
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What the datapath needs of the kernel's types, told by name before the verifier gets to say it.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader};
 
 use libbpf_rs::btf::Btf;
 use libbpf_rs::btf::types::{Func, Struct, Typedef};
@@ -70,6 +71,24 @@ pub fn has_system_call_trace() -> Result<bool, Finding> {
     Ok(btf.type_by_name::<Typedef<'_>>("btf_trace_sys_enter").is_some())
 }
 
+/// Whether this process is told the address of the function that wakes threads in recv, by which the datapath knows them.
+pub fn tells_waiters() -> bool {
+    let Ok(symbols) = File::open("/proc/kallsyms") else {
+        return false;
+    };
+    BufReader::new(symbols)
+        .lines()
+        .map_while(Result::ok)
+        .find_map(|line| is_told(&line, "woken_wake_function"))
+        .unwrap_or(false)
+}
+
+/// From a line of /proc/kallsyms, if it is that of the symbol: a hidden address is 0.
+fn is_told(line: &str, symbol: &str) -> Option<bool> {
+    let address = line.strip_suffix(symbol)?.strip_suffix(" T ")?;
+    Some(address.bytes().any(|digit| digit != b'0'))
+}
+
 fn vmlinux() -> Result<Btf<'static>, Finding> {
     Btf::from_vmlinux().map_err(|error| {
         Finding::new(
@@ -95,4 +114,18 @@ fn has_member(btf: &Btf<'_>, owner: &str, member: &str) -> bool {
             .iter()
             .any(|each| each.name.is_some_and(|name| name == member))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hidden_address_is_zero() {
+        let told = |line| is_told(line, "woken_wake_function");
+        assert_eq!(told("ffffffff813cf0d0 T woken_wake_function"), Some(true));
+        assert_eq!(told("0000000000000000 T woken_wake_function"), Some(false));
+        assert_eq!(told("ffffffff813cf0c0 T __pfx_woken_wake_function"), None);
+        assert_eq!(told("ffffffff81000000 T _text"), None);
+    }
 }

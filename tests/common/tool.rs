@@ -1,7 +1,7 @@
 //! Owns a running `sockredir`: started for an arena, stopped or killed, and the totals that it prints at its end.
 
 use std::path::Path;
-use std::process::ExitStatus;
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use super::arena::Arena;
@@ -22,6 +22,11 @@ impl Tool {
     pub fn start_for(arena: &Arena, cgroup: &Path, arguments: &[&str]) -> Self {
         let mut command = arena.host_command(env!("CARGO_BIN_EXE_sockredir"));
         command.arg("--cgroup").arg(cgroup).args(arguments);
+        Self::start_by(command)
+    }
+
+    /// As `start`, by a command that becomes the tool.
+    pub fn start_by(command: Command) -> Self {
         let mut tool = Self(Process::start(command));
         tool.0.wait_for_line("ready", 1, READY);
         tool

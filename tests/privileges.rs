@@ -1,0 +1,299 @@
+//! The least that the tool may be allowed: the documented capabilities suffice, and the one that is missing is named.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use common::{Arena, Tool, Traffic, lock_cgroup2, wait_until_gone};
+
+/// The documented capabilities, with their numbers (linux/capability.h).
+const CAPABILITIES: [(&str, u32); 4] = [
+    ("CAP_BPF", 39),
+    ("CAP_NET_ADMIN", 12),
+    ("CAP_PERFMON", 38),
+    ("CAP_SYSLOG", 34),
+];
+
+/// Who runs the tool, in the words of setpriv.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum User {
+    /// As the unit has it: a user of its own with ambient capabilities.
+    Service,
+    /// As the manifests for Kubernetes have it: root, with all capabilities dropped but those.
+    Container,
+}
+
+impl User {
+    const BOTH: [Self; 2] = [Self::Service, Self::Container];
+
+    /// A command that becomes `program` with these capabilities and no others.
+    fn words(self, capabilities: &[&str]) -> Vec<String> {
+        let mut set = "-all".to_owned();
+        for name in capabilities {
+            set += &format!(",+{}", name["CAP_".len()..].to_lowercase());
+        }
+        let who: &[&str] = match self {
+            Self::Service => &["--reuid=65534", "--regid=65534", "--clear-groups"],
+            Self::Container => &[],
+        };
+        let mut words = vec!["setpriv".to_owned(), "--no-new-privs".to_owned()];
+        words.extend(who.iter().map(|word| (*word).to_owned()));
+        words.push(format!("--bounding-set={set}"));
+        if self == Self::Service {
+            words.extend([format!("--inh-caps={set}"), format!("--ambient-caps={set}")]);
+        }
+        words
+    }
+}
+
+/// The program where any user may run it; gone when the test is.
+struct Program(PathBuf);
+
+impl Program {
+    fn new() -> Self {
+        let folder = PathBuf::from(format!("/tmp/sockredir-test-privileges-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::copy(env!("CARGO_BIN_EXE_sockredir"), folder.join("sockredir")).unwrap();
+        Self(folder)
+    }
+
+    /// The tool as that user has it: alone in its cgroup, which it cannot write to, with a folder /run/sockredir of its own.
+    fn command(&self, arena: &Arena, user: User, capabilities: &[&str]) -> Command {
+        const PLACE: &str = r#"
+            mkdir -p /run/sockredir
+            mount -t tmpfs -o mode=755,uid="$1",gid="$1" none /run/sockredir
+            shift
+            exec "$@""#;
+        let mut command = arena.host_command("sh");
+        let owner = if user == User::Service { "65534" } else { "0" };
+        command
+            .args(["-euc", PLACE, "sh", owner])
+            .args(user.words(capabilities));
+        command.arg(self.0.join("sockredir")).stdin(Stdio::null());
+        lock_cgroup2(&mut command);
+        command
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // What is left is small and says by its name whose it is.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn on(arena: &Arena, mut command: Command, arguments: &[&str]) -> Command {
+    command.args(arguments).arg("--cgroup").arg(arena.cgroup());
+    command
+}
+
+/// What the tool says to root, in its own mounts.
+fn asked(arena: &Arena, tool: &Tool, arguments: &[&str]) -> String {
+    let mut command = Command::new("nsenter");
+    command.args(["--mount", "--target", &tool.pid().to_string()]);
+    command.arg(env!("CARGO_BIN_EXE_sockredir"));
+    let output = on(arena, command, arguments).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && error.is_empty(),
+        "{arguments:?}: {error}"
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn scrape(address: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream
+        .write_all(b"GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n")
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// What the kernel says that a process may do.
+fn effective(tool: &Tool) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", tool.pid())).unwrap();
+    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    u64::from_str_radix(mask.unwrap().trim(), 16).unwrap()
+}
+
+/// Whether such a user is kept from the addresses of the kernel.
+fn hides_addresses(user: User, capabilities: &[&str]) -> bool {
+    let words = user.words(capabilities);
+    let mut command = Command::new(&words[0]);
+    command
+        .args(&words[1..])
+        .args(["grep", "-w", "woken_wake_function", "/proc/kallsyms"]);
+    let output = command.output().expect("setpriv is missing");
+    String::from_utf8(output.stdout).unwrap().starts_with("00000000")
+}
+
+fn without(missing: &str) -> Vec<&'static str> {
+    let names = CAPABILITIES.iter().map(|(name, _)| *name);
+    names.filter(|name| *name != missing).collect()
+}
+
+/// From the first connection to the last, with everything that can be asked meanwhile.
+#[test]
+fn everything_works_with_the_documented_capabilities() {
+    let program = Program::new();
+    let documented = CAPABILITIES
+        .iter()
+        .fold(0, |mask, (_, number)| mask | 1 << number);
+    for user in User::BOTH {
+        let arena = Arena::new();
+        let command = program.command(&arena, user, &without(""));
+        let arguments = ["run", "--metrics", "0", "--log-decisions"];
+        let mut tool = Tool::start_by(on(&arena, command, &arguments));
+        assert_eq!(effective(&tool), documented, "{user:?}");
+        let address = tool.wait_for_line("metrics: http://", 1);
+        let address = address.trim_start_matches("metrics: http://");
+        let address = address.trim_end_matches("/metrics");
+
+        let mut hold = arena.traffic(&["hold", "--connections", "10"]);
+        hold.wait_for_line("holding", 1);
+        assert!(asked(&arena, &tool, &["status"]).contains("10 admitted"));
+        let flows = asked(&arena, &tool, &["flows"]);
+        assert_eq!(flows.matches("admitted_request_response").count(), 10, "{flows}");
+        // The processes are another user's.
+        assert!(flows.contains(&format!("traffic[{}]", hold.pid())), "{flows}");
+        let told = asked(&arena, &tool, &["explain", &format!("pid:{}", hold.pid())]);
+        assert!(told.contains("10 connections"), "{told}");
+        let figures = arena.in_namespace(|| scrape(address));
+        assert!(
+            figures.contains("sockredir_flows{state=\"admitted\"} 10"),
+            "{figures}"
+        );
+
+        // It stays where unread data makes the tool trace system calls.
+        let mut server = Traffic::start(arena.command(Traffic::program()), &["serve", "--splice"]);
+        let at = server.wait_for_line("address=", 1);
+        let stalled = arena.traffic(&["dial", at.trim_start_matches("address="), "--count", "50"]);
+        tool.wait_for_error("sockredir: traffic splices", Duration::from_secs(60));
+        drop((stalled, server));
+
+        tool.signal(libc::SIGTERM);
+        let report = tool.wait();
+        assert!(report.status.success(), "{}", report.transcript);
+        assert_eq!(report.stderr.len(), 1, "{}", report.transcript);
+        report.assert_above("drain_done", 9);
+        hold.send_line("");
+        hold.wait_for_line("echoed", 1);
+        hold.finish();
+        wait_until_gone(Duration::from_secs(10));
+    }
+}
+
+#[test]
+fn each_capability_without_which_nothing_works_is_named() {
+    let program = Program::new();
+    for user in User::BOTH {
+        for missing in ["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"] {
+            let arena = Arena::new();
+            let command = program.command(&arena, user, &without(missing));
+            let Output {
+                status,
+                stdout,
+                stderr,
+            } = on(&arena, command, &["run"]).output().unwrap();
+            let error = String::from_utf8(stderr).unwrap();
+            assert_eq!(status.code(), Some(1), "{error}");
+            assert!(error.lines().count() == 1 && stdout.is_empty(), "{error}");
+            let named: BTreeSet<_> = without("")
+                .into_iter()
+                .filter(|name| error.contains(name))
+                .collect();
+            assert_eq!(named, BTreeSet::from([missing]), "{error}");
+        }
+    }
+    wait_until_gone(Duration::from_secs(10));
+}
+
+/// It goes on, and says what is lost.
+#[test]
+fn the_capability_that_it_can_do_without_is_named() {
+    let program = Program::new();
+    for user in User::BOTH {
+        let is_lost = hides_addresses(user, &without("CAP_SYSLOG"));
+        println!("without CAP_SYSLOG addresses are hidden: {is_lost}");
+        let arena = Arena::new();
+        let command = || program.command(&arena, user, &without("CAP_SYSLOG"));
+        let output = on(&arena, command(), &["doctor"]).output().unwrap();
+        let table = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{table}");
+        let row = table.lines().find(|line| line.starts_with("waiters "));
+        assert_eq!(
+            row.unwrap().contains("note     missing CAP_SYSLOG"),
+            is_lost,
+            "{table}"
+        );
+
+        let tool = Tool::start_by(on(&arena, command(), &["run"]));
+        let mut hold = arena.traffic(&["hold", "--connections", "2"]);
+        hold.wait_for_line("holding", 1);
+        let report = tool.stop();
+        assert!(report.status.success(), "{}", report.transcript);
+        assert_eq!(report.stderr.len(), usize::from(is_lost), "{}", report.transcript);
+        for line in &report.stderr {
+            assert!(line.contains("note: missing CAP_SYSLOG"), "{line}");
+        }
+        report.assert_above("messages_redirected", 100);
+        hold.finish();
+    }
+    wait_until_gone(Duration::from_secs(10));
+}
+
+/// As in a rootless container: all capabilities, and none of them counts.
+#[test]
+fn root_of_a_user_namespace_is_told_so() {
+    let arena = Arena::new();
+    let mut command = arena.host_command("unshare");
+    command.args(["--user", "--map-root-user"]);
+    command.arg(env!("CARGO_BIN_EXE_sockredir"));
+    let output = on(&arena, command, &["run"]).output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.starts_with("sockredir: privileges: "), "{error}");
+    assert!(
+        error.lines().count() == 1 && error.contains("user namespace"),
+        "{error}"
+    );
+}
+
+/// The unit, the manifests and the document speak of the same capabilities.
+#[test]
+fn the_documented_capabilities_are_those_that_are_given() {
+    let all: BTreeSet<String> = without("").into_iter().map(str::to_owned).collect();
+    let text = |path: &str| fs::read_to_string(path).unwrap();
+    let unit = text("dist/systemd/sockredir.service");
+    for setting in ["AmbientCapabilities=", "CapabilityBoundingSet="] {
+        let names = unit.lines().find_map(|line| line.strip_prefix(setting)).unwrap();
+        assert_eq!(
+            names.split(' ').map(str::to_owned).collect::<BTreeSet<_>>(),
+            all,
+            "{setting}"
+        );
+    }
+    let manifest = text("dist/kubernetes/base/daemonset.yaml");
+    let added = manifest.split_once("              add:\n").unwrap().1;
+    let added = added
+        .lines()
+        .map_while(|line| line.strip_prefix("                - "));
+    assert_eq!(
+        added.map(|name| format!("CAP_{name}")).collect::<BTreeSet<_>>(),
+        all
+    );
+    let document = text("docs/packaging.md");
+    let rows = document.lines().filter_map(|line| line.strip_prefix("| CAP_"));
+    let named = rows.map(|row| format!("CAP_{}", row.split(' ').next().unwrap()));
+    assert_eq!(named.collect::<BTreeSet<_>>(), all);
+}
