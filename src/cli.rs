@@ -79,6 +79,18 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t = Admit::Nonblocking)]
     pub admit: Admit,
 
+    /// Which connections to accelerate
+    #[arg(long, value_enum, default_value_t = Scope::Loopback)]
+    pub scope: Scope,
+
+    /// Accelerate only connections whose two ends belong to one user
+    #[arg(long)]
+    pub same_user: bool,
+
+    /// Accelerate only connections whose two ends are in one and the same cgroup
+    #[arg(long)]
+    pub same_cgroup: bool,
+
     /// Accelerate only connections with one of these ports at either end: numbers and ranges, as in 80,8000-8080
     /// [default: all ports]
     #[arg(long, value_name = "LIST")]
@@ -137,6 +149,10 @@ pub struct DoctorArgs {
     /// The cgroup that `run` is to have [default: the root of cgroup2]
     #[arg(long, value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
+
+    /// The scope that `run` is to have
+    #[arg(long, value_enum, default_value_t = Scope::Loopback)]
+    pub scope: Scope,
 
     /// Print JSON
     #[arg(long)]
@@ -265,6 +281,24 @@ impl Admit {
         match self {
             Self::Nonblocking => "nonblocking",
             Self::Any => "any",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum Scope {
+    /// Those over loopback, within one network namespace
+    Loopback,
+    /// Those between network namespaces as well: over veth and bridges, with addresses translated or not
+    Host,
+}
+
+impl Scope {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Loopback => "loopback",
+            Self::Host => "host",
         }
     }
 }

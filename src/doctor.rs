@@ -7,7 +7,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::checks::{self, Check, Finding, Outcome, Report, Single};
-use crate::cli::{DEFAULT_FLOWS, DoctorArgs};
+use crate::cli::{DEFAULT_FLOWS, DoctorArgs, Scope};
 use crate::kernel;
 use crate::output::print;
 
@@ -18,6 +18,8 @@ struct Host {
     libbpf: String,
     /// As `uname -r` has it.
     kernel: String,
+    /// That `run` is to have.
+    scope: &'static str,
 }
 
 pub fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
@@ -25,6 +27,9 @@ pub fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
     let others = kernel::message_programs();
     let options = kernel::Options {
         admit_blocking: false,
+        scope_host: args.scope == Scope::Host,
+        same_user: false,
+        same_cgroup: false,
         log_decisions: false,
         max_flows: DEFAULT_FLOWS,
         tunables: Vec::new(),
@@ -40,6 +45,7 @@ pub fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
     let host = Host {
         libbpf: kernel::libbpf_version(),
         kernel,
+        scope: args.scope.name(),
     };
     let text = if args.json {
         json(&host, &report)?
@@ -78,8 +84,12 @@ fn columns(outcome: &Outcome) -> (&'static str, String, Option<&str>) {
 }
 
 fn table(host: &Host, report: &Report) -> String {
-    let Host { libbpf, kernel } = host;
-    let mut text = format!("sockredir {VERSION} (libbpf {libbpf}), Linux {kernel}\n\n");
+    let Host {
+        libbpf,
+        kernel,
+        scope,
+    } = host;
+    let mut text = format!("sockredir {VERSION} (libbpf {libbpf}), Linux {kernel}, scope {scope}\n\n");
     let width = report.checks.iter().map(|check| check.name.len()).max();
     let mut line = |name: &str, result: &str, rest: &str| {
         let name_width = width.unwrap_or_default();
@@ -111,6 +121,7 @@ struct Diagnosis<'a> {
     version: &'static str,
     libbpf: &'a str,
     kernel: &'a str,
+    scope: &'static str,
     would_run: bool,
     self_test_ms: Option<u128>,
     checks: Vec<Row<'a>>,
@@ -141,6 +152,7 @@ fn json(host: &Host, report: &Report) -> Result<String> {
         version: VERSION,
         libbpf: &host.libbpf,
         kernel: &host.kernel,
+        scope: host.scope,
         would_run: report.refusal(&[]).is_none(),
         self_test_ms: report.self_test_time.map(|time| time.as_millis()),
         checks: report.checks.iter().map(Row::of).collect(),
@@ -158,6 +170,7 @@ mod tests {
         Host {
             libbpf: "v1.7".to_owned(),
             kernel: "6.18.44".to_owned(),
+            scope: "host",
         }
     }
 
@@ -201,7 +214,7 @@ mod tests {
     fn json_says_the_same() {
         let text = json(&host(), &broken()).unwrap();
         for part in [
-            r#""libbpf":"v1.7","kernel":"6.18.44","would_run":false,"self_test_ms":12,"checks":[{"#,
+            r#""libbpf":"v1.7","kernel":"6.18.44","scope":"host","would_run":false,"self_test_ms":12,"checks":[{"#,
             r#"{"name":"load","result":"ok","meaning":"it is loaded","remedy":null}"#,
             r#"{"name":"order","result":"failed","meaning":"it is broken","remedy":"mend it"}"#,
             r#"{"name":"fionread","result":"not-run","meaning":"order failed","remedy":null}"#,

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::cgroup::{self, Cgroup};
 use crate::checks::{self, Single};
-use crate::cli::{Admit, RunArgs};
+use crate::cli::{Admit, RunArgs, Scope};
 use crate::counters::Counters;
 use crate::front::{self, Front};
 use crate::handover::{self, Offer, Takeover};
@@ -149,6 +149,9 @@ fn open_front(cgroup: &Cgroup, metrics: Option<Listener>, desk: &Sender<Event>) 
 fn options(args: &RunArgs) -> kernel::Options {
     kernel::Options {
         admit_blocking: args.admit == Admit::Any,
+        scope_host: args.scope == Scope::Host,
+        same_user: args.same_user,
+        same_cgroup: args.same_cgroup,
         log_decisions: args.log_decisions,
         max_flows: args.max_flows,
         tunables: Vec::new(),
@@ -170,8 +173,9 @@ fn covered(args: &RunArgs, instance: &Instance) -> String {
         Admit::Any => "non-blocking and blocking programs",
     };
     format!(
-        "cgroup {}, connections over loopback, {}, {programs}",
+        "cgroup {}, {}, {}, {programs}",
         instance.cgroup.display(),
+        instance.connections_in_words(),
         instance.ports_in_words()
     )
 }
@@ -198,6 +202,9 @@ fn instance(args: &RunArgs, cgroup: &Cgroup) -> Instance {
         kernel: kernel::release(),
         stopping: false,
         admit: args.admit.name().to_owned(),
+        scope: args.scope.name().to_owned(),
+        same_user: args.same_user,
+        same_cgroup: args.same_cgroup,
         ports: list(&args.ports, "all"),
         exclude_ports: list(&args.exclude_ports, "none"),
         exclude_programs: args.exclude_programs.names().map(str::to_owned).collect(),

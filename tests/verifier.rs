@@ -111,23 +111,34 @@ struct Mode {
     name: &'static str,
     admit_any: bool,
     log_decisions: bool,
+    /// --scope host, --same-user and --same-cgroup.
+    namespaces: bool,
 }
 
-const MODES: [Mode; 3] = [
+const PLAIN: Mode = Mode {
+    name: "nonblocking",
+    admit_any: false,
+    log_decisions: false,
+    namespaces: false,
+};
+
+const MODES: [Mode; 4] = [
+    PLAIN,
     Mode {
-        name: "nonblocking",
-        admit_any: false,
-        log_decisions: false,
+        name: "namespaces",
+        namespaces: true,
+        ..PLAIN
     },
     Mode {
         name: "any",
         admit_any: true,
-        log_decisions: false,
+        ..PLAIN
     },
     Mode {
         name: "logging",
         admit_any: true,
         log_decisions: true,
+        namespaces: true,
     },
 ];
 
@@ -143,6 +154,9 @@ fn load(mode: Mode) -> BTreeMap<String, Figures> {
     let rodata = rodata.expect("the object has options");
     rodata.admit_any = mode.admit_any;
     rodata.log_decisions = mode.log_decisions;
+    rodata.scope_host = mode.namespaces;
+    rodata.same_user = mode.namespaces;
+    rodata.same_cgroup = mode.namespaces;
     open.progs.sockredir_splice.set_autoload(is_traced(&kernel));
     let object = open.open_object_mut();
     for mut program in object.progs_mut() {

@@ -28,10 +28,10 @@ typedef __u16 u16;
 typedef __u32 u32;
 typedef __u64 u64;
 typedef _Bool bool;
-typedef int __kernel_pid_t;
-typedef __kernel_pid_t pid_t;
 typedef unsigned int __kernel_uid32_t;
 typedef __kernel_uid32_t uid_t;
+typedef int __kernel_pid_t;
+typedef __kernel_pid_t pid_t;
 typedef short unsigned int umode_t;
 typedef struct wait_queue_head wait_queue_head_t;
 typedef struct refcount_struct refcount_t;
@@ -362,6 +362,10 @@ struct bpf_sockopt {
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
+struct bpf_sock_ops_kern {
+	struct sk_buff *skb;
+};
+
 struct bpf_iter_meta {
 	union {
 		struct seq_file *seq;
@@ -464,6 +468,10 @@ struct sock_cgroup_data {
 	struct cgroup *cgroup;
 };
 
+typedef struct {
+	uid_t val;
+} kuid_t;
+
 struct sock {
 	struct sock_common __sk_common;
 	__s32 sk_peek_off;
@@ -488,6 +496,8 @@ struct sock {
 	u8 sk_shutdown;
 	void *sk_user_data;
 	struct sock_cgroup_data sk_cgrp_data;
+	u32 sk_txhash;
+	kuid_t sk_uid;
 };
 
 struct inet_sock {
@@ -542,10 +552,6 @@ struct task_struct {
 	pid_t tgid;
 	struct io_uring_task *io_uring;
 };
-
-typedef struct {
-	uid_t val;
-} kuid_t;
 
 struct cred {
 	kuid_t uid;
@@ -616,6 +622,12 @@ struct sk_buff {
 	};
 	char cb[48];
 	unsigned int len;
+	union {
+		struct {
+			__u32 hash;
+			__u8 l4_hash : 1;
+		};
+	};
 };
 
 struct tcp_skb_cb {

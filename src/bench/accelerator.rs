@@ -50,6 +50,9 @@ impl<'a> Accelerator<'a> {
     fn start_own(args: &BenchArgs, cgroup: &Path, storage: &'a mut kernel::Storage) -> Result<Self> {
         let mut options = kernel::Options {
             admit_blocking: args.admit == Admit::Any,
+            scope_host: false,
+            same_user: false,
+            same_cgroup: false,
             log_decisions: false,
             max_flows: DEFAULT_FLOWS,
             tunables: Vec::new(),

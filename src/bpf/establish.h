@@ -35,7 +35,7 @@ static __always_inline void end_init(struct end *end, struct bpf_sock_ops *ctx)
 	end->mate.ack = end->own.seq;
 	end->side = side_of(end->own);
 	end->flow = flow_key_of(end->own);
-	end->since = bpf_ktime_get_coarse_ns();
+	end->since = end->refreshed = bpf_ktime_get_coarse_ns();
 }
 
 /* How many messages to observe, or 0: do not insert, for the reason that is counted. Insertion costs a short connection
@@ -60,6 +60,40 @@ static __always_inline __u32 service_verdict(const struct service_key *key, stru
 		return 0;
 	}
 	return service->score >= score_quick ? observe_messages_quick : observe_messages;
+}
+
+/* Law 4, the other half: sequence numbers alone can be made to fit. Whoever relays a handshake in user space copies them,
+ * and two connections with the same addresses in two namespaces have the same ones if both began in the same 64 ns. The
+ * kernel marks every packet with a random number of its socket, which stays with it on its way through this host and is
+ * not on the wire: the packet that establishes the accepted end must bear that of the connecting one.
+ */
+static __always_inline bool is_sent_by_mate(struct bpf_sock_ops *ctx, struct flow *flow)
+{
+	struct bpf_sock_ops_kern *kernel = bpf_cast_to_kern_ctx(ctx);
+	struct sk_buff *packet = kernel->skb;
+
+	return packet && BPF_CORE_READ_BITFIELD_PROBED(packet, l4_hash) && packet->hash == flow->txhash;
+}
+
+static __always_inline bool is_same_address(const __u32 *one, const __u32 *other)
+{
+	return one[0] == other[0] && one[1] == other[1] && one[2] == other[2] && one[3] == other[3];
+}
+
+/* Whether nothing between the ends translates the connection or sees it: it stays in its network namespace, and what one end
+ * has connected to is what the other end is.
+ */
+static __noinline bool is_direct(struct sock *sock, struct sock *mate)
+{
+	struct endpoints own, other;
+
+	if (!sock || !mate)
+		return false;
+	endpoints_of(sock, &own);
+	endpoints_of(kernel_object(mate, struct sock), &other);
+	return own.netns == other.netns && own.local_port == other.remote_port &&
+	       own.remote_port == other.local_port && is_same_address(own.local, other.remote) &&
+	       is_same_address(own.remote, other.local);
 }
 
 /* Into the map under the own key. BPF_NOEXIST: whoever holds the key or the socket already keeps it. */
@@ -101,6 +135,7 @@ static __always_inline void establish_active(struct bpf_sock_ops *ctx)
 	struct flow_key key;
 	struct sock *sock;
 	struct end *end;
+	long error;
 
 	if (!tcp)
 		return;
@@ -128,8 +163,10 @@ static __always_inline void establish_active(struct bpf_sock_ops *ctx)
 	flow.sock[1] = end->side ? (unsigned long)tcp : 0;
 	flow.queue_next[0] = end->side ? end->own.seq : end->own.ack;
 	flow.queue_next[1] = end->side ? end->own.ack : end->own.seq;
-	if (bpf_map_update_elem(&sockredir_flow, &key, &flow, BPF_NOEXIST)) {
-		decide(sock, COUNTER_REFUSED_FULL);
+	flow.txhash = sock->sk_txhash;
+	error = bpf_map_update_elem(&sockredir_flow, &key, &flow, BPF_NOEXIST);
+	if (error) {
+		decide(sock, error == -EEXIST ? COUNTER_REFUSED_TWIN : COUNTER_REFUSED_FULL);
 		bpf_sk_storage_delete(&sockredir_end, sk);
 		return;
 	}
@@ -204,8 +241,20 @@ static __always_inline void establish_passive(struct bpf_sock_ops *ctx)
 		decide(sock, COUNTER_REFUSED_UNPAIRED);
 		return;
 	}
+	if (!is_sent_by_mate(ctx, flow)) {
+		decide(sock, COUNTER_REFUSED_FOREIGN);
+		return;
+	}
 	if (stopping || handed_over) {
 		decide(sock, COUNTER_REFUSED_STOPPING);
+		return;
+	}
+	if (!scope_host && bpf_get_netns_cookie(ctx) != flow->service.netns) {
+		decide(sock, COUNTER_REFUSED_NOT_LOCAL);
+		return;
+	}
+	if (is_port_excluded(sock)) {
+		decide(sock, COUNTER_REFUSED_PORT);
 		return;
 	}
 	if (is_special(tcp)) {
@@ -223,6 +272,7 @@ static __always_inline void establish_passive(struct bpf_sock_ops *ctx)
 		return;
 	}
 	flow->sock[end->side & 1] = (unsigned long)tcp;
+	flow->tracked = !is_direct(sock, (void *)flow->sock[!end->side]);
 	if (!flow_join(flow, end)) {
 		decide(sock, COUNTER_REFUSED_UNPAIRED);
 		own = end->own;

@@ -13,6 +13,12 @@ static __always_inline bool is_routed_over_loopback(struct sock *sock)
 	return route && route->dev->flags & IFF_LOOPBACK;
 }
 
+/* With --scope host any route may end on this host: over a bridge, by an address that is translated on the way. */
+static __always_inline bool is_route_covered(struct sock *sock)
+{
+	return scope_host || is_routed_over_loopback(sock);
+}
+
 static __always_inline bool port_in(const volatile __u64 *ports, __u32 port)
 {
 	/* The compiler knows the bounds of a port and would leave out the mask, which the verifier of Linux 6.12 needs. */
@@ -20,12 +26,18 @@ static __always_inline bool port_in(const volatile __u64 *ports, __u32 port)
 	return ports[(port >> 6) & 1023] >> (port & 63) & 1;
 }
 
+/* Its own ports and, where addresses are translated, not those of its mate. */
+static __always_inline bool is_port_excluded(struct sock *sock)
+{
+	return port_in(ports_excluded, sock->__sk_common.skc_num) ||
+	       port_in(ports_excluded, bpf_ntohs(sock->__sk_common.skc_dport));
+}
+
 static __always_inline bool is_port_covered(struct sock *sock)
 {
-	__u32 local = sock->__sk_common.skc_num, remote = bpf_ntohs(sock->__sk_common.skc_dport);
-
-	return (port_in(ports_included, local) || port_in(ports_included, remote)) &&
-	       !port_in(ports_excluded, local) && !port_in(ports_excluded, remote);
+	return (port_in(ports_included, sock->__sk_common.skc_num) ||
+		port_in(ports_included, bpf_ntohs(sock->__sk_common.skc_dport))) &&
+	       !is_port_excluded(sock);
 }
 
 /* Why a connecting socket is kept out of the map; COUNTERS if it is not. `exclusion` is that of its program, or 0. */
@@ -33,7 +45,7 @@ static __always_inline enum counter gate_of(struct tcp_sock *tcp, enum counter e
 {
 	struct file *file = file_of(sock_of(tcp));
 
-	if (!is_routed_over_loopback(sock_of(tcp)))
+	if (!is_route_covered(sock_of(tcp)))
 		return COUNTER_REFUSED_NOT_LOCAL;
 	if (stopping || handed_over)
 		return COUNTER_REFUSED_STOPPING;
@@ -63,7 +75,7 @@ static __always_inline void connect_begins(struct bpf_sock_ops *ctx)
 		bpf_sk_storage_delete(&sockredir_end, sk);
 	}
 	/* Connections that the gate will not take have no process to look at. */
-	if (!tcp || !is_routed_over_loopback(sock_of(tcp)) || !is_port_covered(sock_of(tcp)))
+	if (!tcp || !is_route_covered(sock_of(tcp)) || !is_port_covered(sock_of(tcp)))
 		return;
 	exclusion = exclusion_of(bpf_get_current_task_btf());
 	if (!exclusion)

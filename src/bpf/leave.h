@@ -204,6 +204,8 @@ static __always_inline void attend(struct bpf_sock_ops *ctx)
 		return;
 	if (state_of(flow_word(flow)) == FLOW_OBSERVE) {
 		reason = give_up(ctx, end, flow);
+		if (reason == COUNTER_TCP_ONLY_NO_MATE)
+			service_score(flow, -score_absent);
 		if (reason != COUNTERS)
 			refuse(flow, reason);
 	}

@@ -12,8 +12,11 @@
 
 #define READ_ONCE(x) (*(volatile typeof(x) *)&(x))
 
-/* --admit any. */
+/* --admit any, --scope host, --same-user and --same-cgroup. */
 const volatile bool admit_any = false;
+const volatile bool scope_host = false;
+const volatile bool same_user = false;
+const volatile bool same_cgroup = false;
 /* --ports and --exclude-ports, one bit a port. Written before each attachment: the self-test covers all. */
 volatile __u64 ports_included[1024];
 volatile __u64 ports_excluded[1024];
@@ -41,6 +44,12 @@ const volatile __s32 score_start = 32;
 const volatile __s32 score_quick = 48;
 const volatile __s32 score_gain = 8;
 const volatile __u32 score_sample = 64;
+/* And its step down for a connection whose other end is not there: so that a service that is here in half of the cases, as
+ * behind a load balancer, goes on being tried, and one elsewhere is not after seven.
+ */
+const volatile __s32 score_absent = 4;
+/* Law 9: the seconds between two messages that an end sends through TCP for what is between the ends. */
+const volatile __u32 refresh_seconds = 10;
 
 /* --log-decisions. */
 const volatile bool log_decisions = false;

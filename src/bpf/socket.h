@@ -6,6 +6,7 @@
 #include "maps.h"
 
 /* Macros of the kernel's headers, which BTF does not carry. */
+#define EEXIST 17
 #define AF_INET 2
 #define AF_INET6 10
 #define O_NONBLOCK 04000

@@ -131,6 +131,10 @@ struct flow {
 	__u64 sock[2];
 	/* By side: the TCP sequence number that the receive queue of that end goes on with. */
 	__u32 queue_next[2];
+	/* What the kernel marks the connecting socket's packets with, at random (law 4). */
+	__u32 txhash;
+	/* Something between the ends may keep an account of the connection, and forget it when it looks idle (law 9). */
+	__u32 tracked;
 };
 
 /*
@@ -155,7 +159,7 @@ enum counter {
 	 */
 	COUNTER_REFUSED_TURNS_BLOCKING,
 	COUNTER_REFUSED_ULP,
-	/* Not inserted: the route does not go over loopback. */
+	/* Not inserted, with --scope loopback: the route does not go over loopback, or leads to another network namespace. */
 	COUNTER_REFUSED_NOT_LOCAL,
 	/* Not inserted: neither port is in --ports, or one is in --exclude-ports. */
 	COUNTER_REFUSED_PORT,
@@ -247,6 +251,17 @@ enum counter {
 	COUNTER_MESSAGES_DROPPED,
 	/* Decisions that --log-decisions left out: there were too many. */
 	COUNTER_DECISIONS_DROPPED,
+	/* Not inserted: another connection has the same sequence numbers at both ends, */
+	COUNTER_REFUSED_TWIN,
+	/* or they fit, but the packet that established the accepted end was not sent by the connecting one (law 4). */
+	COUNTER_REFUSED_FOREIGN,
+	/* Flows under observation that stay on TCP: their ends belong to two users (--same-user), or are in two cgroups
+	 * (--same-cgroup).
+	 */
+	COUNTER_TCP_ONLY_USER,
+	COUNTER_TCP_ONLY_CGROUP,
+	/* A message that goes through TCP now and then, so that the connection does not look idle on its way (law 9). */
+	COUNTER_MESSAGES_REFRESH,
 	COUNTERS,
 };
 
@@ -314,8 +329,9 @@ struct end {
 	__u32 redirect_seq;
 	/* The most that waited in the mate's queue at a redirect. */
 	__u32 queue_peak;
-	/* CLOCK_MONOTONIC, nanoseconds: when it was established. */
+	/* CLOCK_MONOTONIC, nanoseconds: when it was established, and when it last refreshed what is between the ends. */
 	__u64 since;
+	__u64 refreshed;
 };
 
 /* What the iterator over open files writes of each TCP socket of the cgroup, once for every process that holds it. */

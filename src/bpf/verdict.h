@@ -115,6 +115,34 @@ static __always_inline enum counter turn_back(struct flow *flow, bool shun)
 	return send_back(flow, COUNTER_DRAIN_BLOCKING);
 }
 
+/* --same-user and --same-cgroup: why two ends do not trust each other; COUNTERS if they do. The user of an accepted socket is
+ * known once it is accepted.
+ */
+static __always_inline enum counter distrust_of(struct sock *own, struct sock *mate)
+{
+	if (same_user && own->sk_uid.val != mate->sk_uid.val)
+		return COUNTER_TCP_ONLY_USER;
+	if (same_cgroup && own->sk_cgrp_data.cgroup != mate->sk_cgrp_data.cgroup)
+		return COUNTER_TCP_ONLY_CGROUP;
+	return COUNTERS;
+}
+
+/* Law 9: what is between the ends, such as address translation, forgets a connection that looks idle. So one message of each
+ * end goes through TCP now and then.
+ */
+static __always_inline bool is_refresh_due(struct end *end, struct flow *flow)
+{
+	__u64 now;
+
+	if (!flow->tracked)
+		return false;
+	now = bpf_ktime_get_coarse_ns();
+	if (now - end->refreshed < refresh_seconds * 1000000000ull)
+		return false;
+	end->refreshed = now;
+	return true;
+}
+
 /* The mate is in the map and alive under RCU. Whether this message may go to its queue; `admission` is the pattern that
  * admits the flow with this message, or COUNTERS where it is admitted already.
  */
@@ -125,6 +153,7 @@ static __always_inline enum counter judge_mate(struct sk_msg *kmsg, struct end *
 	struct sock *mate = sock_of(tcp);
 	struct sk_psock *psock = psock_of(mate);
 	struct file *file = file_of(mate);
+	enum counter distrust;
 
 	if (!psock || mate->sk_shutdown || mate->__sk_common.skc_state != TCP_ESTABLISHED)
 		return COUNTER_MESSAGES_MATE_CLOSING;
@@ -132,10 +161,17 @@ static __always_inline enum counter judge_mate(struct sk_msg *kmsg, struct end *
 		return COUNTER_MESSAGES_NOT_ACCEPTED;
 	if (!admit_any && !is_nonblocking(file))
 		return turn_back(flow, end->accepted);
-	/* So many messages would have paid, had they been redirected from the beginning. */
-	if (admission != COUNTERS && flow_decide(flow, FLOW_OBSERVE, FLOW_ADMITTED, admission) &&
-	    flow->observe == observe_messages)
-		service_credit(flow);
+	if (admission != COUNTERS) {
+		distrust = distrust_of(sock_of(own), mate);
+		if (distrust != COUNTERS) {
+			service_score(flow, -score_most);
+			return refuse(flow, distrust);
+		}
+		/* So many messages would have paid, had they been redirected from the beginning. */
+		if (flow_decide(flow, FLOW_OBSERVE, FLOW_ADMITTED, admission) &&
+		    flow->observe == observe_messages)
+			service_credit(flow);
+	}
 	/* The other end, or another thread, may have decided otherwise. */
 	if (state_of(flow_word(flow)) != FLOW_ADMITTED)
 		return COUNTER_MESSAGES_TCP_ONLY;
@@ -254,6 +290,8 @@ static __always_inline enum counter judge(struct sk_msg_md *msg, struct sk_msg *
 			return COUNTER_MESSAGES_TCP_ONLY;
 		break;
 	case FLOW_ADMITTED:
+		if (is_refresh_due(end, flow))
+			return COUNTER_MESSAGES_REFRESH;
 		reason = judge_own(end, flow, own, turn, size);
 		if (reason != COUNTERS)
 			return reason;

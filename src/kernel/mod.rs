@@ -45,6 +45,12 @@ pub use tunables::Tunable;
 #[derive(Debug)]
 pub struct Options {
     pub admit_blocking: bool,
+    /// Take connections that leave their network namespace, too.
+    pub scope_host: bool,
+    /// Only connections whose ends belong to one user.
+    pub same_user: bool,
+    /// Only connections whose ends are in one cgroup.
+    pub same_cgroup: bool,
     /// Keep a record of each decision for [`Datapath::decisions`].
     pub log_decisions: bool,
     /// The most flows to follow at a time.
@@ -133,6 +139,9 @@ impl<'a> Datapath<'a> {
             .as_deref_mut()
             .context("the datapath's object has no options")?;
         rodata.admit_any = options.admit_blocking;
+        rodata.scope_host = options.scope_host;
+        rodata.same_user = options.same_user;
+        rodata.same_cgroup = options.same_cgroup;
         rodata.log_decisions = options.log_decisions;
         rodata.splice_call = libc::SYS_splice as u32;
         tunables::set(&mut open, &options.tunables)?;

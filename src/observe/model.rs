@@ -43,6 +43,11 @@ pub struct Instance {
     pub stopping: bool,
     /// `nonblocking` or `any`.
     pub admit: String,
+    /// `loopback` or `host`.
+    pub scope: String,
+    /// Only connections whose ends belong to one user, or are in one cgroup.
+    pub same_user: bool,
+    pub same_cgroup: bool,
     /// Lists as on the command line; `all` and `none`.
     pub ports: String,
     pub exclude_ports: String,
@@ -185,13 +190,32 @@ impl Instance {
         }
     }
 
+    /// Which connections it takes, in words.
+    pub fn connections_in_words(&self) -> String {
+        let place = match self.scope.as_str() {
+            "host" => "within this host",
+            _ => "over loopback",
+        };
+        let trust = match (self.same_user, self.same_cgroup) {
+            (false, false) => "",
+            (true, false) => " of one user",
+            (false, true) => " within one cgroup",
+            (true, true) => " of one user within one cgroup",
+        };
+        format!("connections {place}{trust}")
+    }
+
     /// What it admits, in words.
     pub fn policy(&self) -> String {
         let programs = match self.admit.as_str() {
             "any" => "non-blocking and blocking programs",
             _ => "non-blocking programs",
         };
-        let mut text = format!("{programs}, {}", self.ports_in_words());
+        let mut text = format!(
+            "{}, {programs}, {}",
+            self.connections_in_words(),
+            self.ports_in_words()
+        );
         if !self.exclude_programs.is_empty() {
             text += &format!(", not {}", self.exclude_programs.join(", "));
         }

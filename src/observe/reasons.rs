@@ -72,8 +72,8 @@ pub static REASONS: &[Reason] = &[
         name: "refused_not_local",
         cause: "the connection is not routed over loopback: its other end is on another host, or in another network \
                 namespace",
-        remedy: "nothing to do for other hosts; two programs on this host are accelerated if they share a network \
-                 namespace and connect over loopback or one of the host's own addresses",
+        remedy: "start sockredir with `--scope host`, which takes connections between network namespaces of this host too; \
+                 nothing to do for other hosts",
     },
     Reason {
         name: "refused_port",
@@ -337,6 +337,35 @@ pub static REASONS: &[Reason] = &[
         cause: "lines of `--log-decisions` were left out, because there were too many",
         remedy: "nothing to do: the counters are complete; `--ports` or `--cgroup` narrow down what is followed and \
                  logged",
+    },
+    Reason {
+        name: "refused_twin",
+        cause: "another connection has the very same sequence numbers at both ends, as can happen to equal addresses in two \
+                network namespaces",
+        remedy: "nothing to do: the next connection has other ones; many of them mean that a program sets its sequence \
+                 numbers itself",
+    },
+    Reason {
+        name: "refused_foreign",
+        cause: "the sequence numbers of the accepted end fit those of a connecting one, but the packet that established it \
+                came from elsewhere: something relays the connection, or has forged it",
+        remedy: "nothing to do: what is between the ends stays between them",
+    },
+    Reason {
+        name: "tcp_only_user",
+        cause: "the two ends belong to two users, and `--same-user` is given",
+        remedy: "run both programs as one user, or do without `--same-user` if they trust each other",
+    },
+    Reason {
+        name: "tcp_only_cgroup",
+        cause: "the two ends are in two cgroups, and `--same-cgroup` is given",
+        remedy: "run both programs in one cgroup, or do without `--same-cgroup` if they trust each other",
+    },
+    Reason {
+        name: "messages_refresh",
+        cause: "every 10 seconds a message goes through TCP, so that what is between the ends, such as address translation, \
+                does not take the connection for an idle one",
+        remedy: "nothing to do: the next one is redirected again",
     },
     Reason {
         name: NOT_FOLLOWED,

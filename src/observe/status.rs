@@ -167,6 +167,9 @@ mod tests {
                 kernel: "6.18.1".to_owned(),
                 stopping: false,
                 admit: "nonblocking".to_owned(),
+                scope: "loopback".to_owned(),
+                same_user: false,
+                same_cgroup: false,
                 ports: "all".to_owned(),
                 exclude_ports: "22".to_owned(),
                 exclude_programs: vec!["docker-proxy".to_owned()],
@@ -185,7 +188,7 @@ mod tests {
         for part in [
             "instance  sockredir 0.1.0, process 77, Linux 6.18.1\n",
             "since     2023-11-14T22:13:20Z, 2h 13m\n",
-            "admits    non-blocking programs, all ports but 22, not docker-proxy\n",
+            "admits    connections over loopback, non-blocking programs, all ports but 22, not docker-proxy\n",
             "queues    5.00 kB unread, in 2 queues\n",
             "total     3.00k messages and 300 kB redirected, 20 messages and 2.00 kB over TCP\n",
             "messages_redirected  3000\n",

@@ -1,17 +1,17 @@
 //! Owns the place of a test: a cgroup and a network namespace of its own, gone when the test is.
 
 use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, LazyLock, Mutex, PoisonError};
+use std::sync::{Condvar, LazyLock, Mutex, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use super::kernel::remember_earlier_objects;
+use super::network::Network;
 use super::pace::patience;
 use super::sys;
 use super::traffic::Traffic;
@@ -69,7 +69,7 @@ pub struct Arena {
     root: PathBuf,
     inside: PathBuf,
     outside: PathBuf,
-    namespace: Arc<OwnedFd>,
+    network: Network,
     _turn: Turn,
 }
 
@@ -84,12 +84,11 @@ impl Arena {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let root = cgroup2_mount().join(format!("sockredir-test-{}-{number}", std::process::id()));
-        let namespace = new_namespace().expect("failed to make a network namespace");
         let arena = Self {
             inside: root.join("inside"),
             outside: root.join("outside"),
             root,
-            namespace: Arc::new(namespace),
+            network: Network::new(),
             _turn: turn,
         };
         for path in [&arena.root, &arena.inside, &arena.outside] {
@@ -97,6 +96,11 @@ impl Arena {
                 .unwrap_or_else(|e| panic!("failed to make the cgroup {}: {e}", path.display()));
         }
         arena
+    }
+
+    /// The cgroup beside it, of programs that no tool covers.
+    pub fn outside(&self) -> &Path {
+        &self.outside
     }
 
     /// The cgroup whose connections a tool may accelerate.
@@ -114,15 +118,14 @@ impl Arena {
         path
     }
 
+    /// The network namespace whose connections are over loopback.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
     /// What the loopback interface of the namespace has received.
     pub fn loopback_bytes(&self) -> u64 {
-        let text = self.in_namespace(|| fs::read_to_string("/proc/thread-self/net/dev"));
-        let text = text.expect("failed to read the counters of the interfaces");
-        let line = text
-            .lines()
-            .find_map(|line| line.trim_start().strip_prefix("lo:"));
-        let bytes = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-        bytes.unwrap_or_else(|| panic!("no loopback interface in the namespace:\n{text}"))
+        self.network.bytes("lo").0
     }
 
     /// Gives the sockets of the namespace little memory, or as much as usual.
@@ -137,13 +140,7 @@ impl Arena {
 
     /// Runs something in a thread that has entered the namespace.
     pub fn in_namespace<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        thread::scope(|scope| {
-            let inside = scope.spawn(|| {
-                sys::enter_network(self.namespace.as_fd()).expect("failed to enter the namespace");
-                work()
-            });
-            inside.join().expect("the thread in the namespace panicked")
-        })
+        self.network.inside(work)
     }
 
     /// A command that will run in the cgroup and the namespace.
@@ -158,11 +155,16 @@ impl Arena {
 
     /// A command that will run in the namespace and a given cgroup.
     pub fn command_in(&self, cgroup: &Path, program: impl AsRef<OsStr>) -> Command {
+        self.command_at(&self.network, cgroup, program)
+    }
+
+    /// A command that will run in a given namespace and cgroup.
+    pub fn command_at(&self, network: &Network, cgroup: &Path, program: impl AsRef<OsStr>) -> Command {
         let procs = cgroup.join("cgroup.procs");
         let file = OpenOptions::new().write(true).open(&procs);
         let file = file.unwrap_or_else(|error| panic!("failed to open {}: {error}", procs.display()));
         let mut command = Command::new(program);
-        sys::start_inside(&mut command, file, Arc::clone(&self.namespace));
+        network.take(&mut command, file);
         command
     }
 
@@ -225,16 +227,4 @@ fn cgroup2_mount() -> PathBuf {
         .into_iter()
         .next()
         .expect("the integration tests need cgroup2, and no cgroup2 hierarchy is mounted")
-}
-
-/// A network namespace without a name; it lasts as long as the descriptor and the processes in it.
-fn new_namespace() -> io::Result<OwnedFd> {
-    let maker = thread::spawn(|| {
-        sys::unshare_network()?;
-        sys::loopback_up()?;
-        File::open("/proc/thread-self/ns/net").map(OwnedFd::from)
-    });
-    maker
-        .join()
-        .map_err(|_| io::Error::other("the thread that makes the namespace panicked"))?
 }

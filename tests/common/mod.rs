@@ -7,6 +7,7 @@
 
 mod arena;
 mod kernel;
+mod network;
 mod pace;
 mod process;
 mod restrict;
@@ -17,6 +18,7 @@ mod transcript;
 
 pub use arena::Arena;
 pub use kernel::{KernelLog, kernel_objects, map_entries, wait_until_gone};
+pub use network::Network;
 pub use pace::{is_slow, patience, work};
 pub use process::Process;
 pub use restrict::{

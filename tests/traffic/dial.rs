@@ -1,6 +1,8 @@
-//! Owns the workload `dial`: one client of an echo server that is not ours.
+//! Owns the workload `dial`: clients of an echo server that is not ours.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -13,12 +15,24 @@ use crate::sys;
 pub struct Options {
     /// Where the server listens; it must send back what it gets
     address: SocketAddr,
-    /// Messages to send, each after the answer to the one before
+    /// Messages to send on each connection, each after the answer to the one before
     #[arg(long, default_value_t = 2000)]
     count: u64,
     /// Bytes of a message
     #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     size: u64,
+    /// Milliseconds between two messages
+    #[arg(long, default_value_t = 0)]
+    pause: u64,
+    /// Connect all connections so many times, one time after the other
+    #[arg(long, default_value_t = 1)]
+    rounds: u64,
+    /// Connect from this address; where it has a port each connection takes the next one, or else one that is free
+    #[arg(long)]
+    source: Option<SocketAddr>,
+    /// Set the first sequence number of each connection, as CAP_NET_ADMIN of the own network namespace may
+    #[arg(long)]
+    sequence: Option<u32>,
     /// Make the socket blocking when it is connected, or after the first answer
     #[arg(long, value_enum)]
     turn: Option<Turn>,
@@ -35,33 +49,75 @@ enum Turn {
     Answered,
 }
 
+struct Client {
+    end: End,
+    /// The same socket, to change it.
+    stream: TcpStream,
+}
+
 pub fn main(mut options: Options) -> Result<()> {
     let _ring = options.io_uring.then(sys::io_uring).transpose()?;
     let seed = options.common.settle_seed();
-    let stream = sys::connect(None, options.address, options.common.nonblocking());
-    let stream = stream.with_context(|| format!("failed to connect to {}", options.address))?;
-    ensure!(
-        sys::wait_for(&stream, sys::OUT, STUCK_MILLISECONDS)?,
-        "the connect does not end"
-    );
-    if let Some(error) = stream.take_error()? {
-        return Err(error).with_context(|| format!("failed to connect to {}", options.address));
-    }
-    let turns = stream.try_clone().context("failed to share the socket")?;
-    let mut client = End::new(&options.common, seed, 0, Side::Client, stream);
-    client.expect_echo();
-    let mut buffer = vec![0; options.size as usize];
-    for message in 0..options.count {
-        if options.turn == Some([Turn::Connected, Turn::Answered][message.min(1) as usize]) {
-            turns.set_nonblocking(false)?;
+    let connections = options.common.connections.unwrap_or(1);
+    let mut bytes = 0;
+    for round in 0..options.rounds {
+        let numbers = round * connections..(round + 1) * connections;
+        let clients = numbers.map(|number| connect(&options, seed, number));
+        let mut clients = clients.collect::<Result<Vec<_>>>()?;
+        for client in &mut clients {
+            settle(&options, client)?;
         }
-        client.send_all(options.size as usize, &mut buffer)?;
-        client.receive_until(client.sent, &mut buffer)?;
+        for message in 0..options.count {
+            thread::sleep(Duration::from_millis(options.pause));
+            for client in &mut clients {
+                exchange(&options, client, message)?;
+            }
+        }
+        bytes += clients
+            .iter()
+            .map(|client| client.end.sent + client.end.received)
+            .sum::<u64>();
     }
     println!(
-        "payload_bytes={}\nmessages={}",
-        client.sent + client.received,
-        options.count
+        "payload_bytes={bytes}\nmessages={}",
+        options.count * connections * options.rounds
     );
     Ok(())
+}
+
+fn connect(options: &Options, seed: u64, number: u64) -> Result<Client> {
+    let port = |first: u16| if first == 0 { 0 } else { first + number as u16 };
+    let source = options
+        .source
+        .map(|source| SocketAddr::new(source.ip(), port(source.port())));
+    let nonblocking = options.common.nonblocking();
+    let stream = match options.sequence {
+        Some(first) => sys::connect_with_sequence(first, source, options.address, nonblocking),
+        None => sys::connect(source, options.address, nonblocking),
+    };
+    let stream = stream.with_context(|| format!("failed to connect to {}", options.address))?;
+    let same = stream.try_clone().context("failed to share the socket")?;
+    let mut end = End::new(&options.common, seed, number, Side::Client, stream);
+    end.expect_echo();
+    Ok(Client { end, stream: same })
+}
+
+fn settle(options: &Options, client: &mut Client) -> Result<()> {
+    ensure!(
+        sys::wait_for(&client.stream, sys::OUT, STUCK_MILLISECONDS)?,
+        "the connect does not end"
+    );
+    match client.stream.take_error()? {
+        Some(error) => Err(error).with_context(|| format!("failed to connect to {}", options.address)),
+        None => Ok(()),
+    }
+}
+
+fn exchange(options: &Options, client: &mut Client, message: u64) -> Result<()> {
+    if options.turn == Some([Turn::Connected, Turn::Answered][message.min(1) as usize]) {
+        client.stream.set_nonblocking(false)?;
+    }
+    let mut buffer = vec![0; options.size as usize];
+    client.end.send_all(options.size as usize, &mut buffer)?;
+    client.end.receive_until(client.end.sent, &mut buffer)
 }

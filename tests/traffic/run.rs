@@ -224,7 +224,7 @@ impl Run {
         let source = self
             .mate
             .as_ref()
-            .map(|_| mate::source_of(number_of(connection.id)));
+            .map(|_| (mate::source_of(number_of(connection.id)), 0).into());
         match sys::connect(source, target, nonblocking) {
             Ok(stream) => {
                 self.expect(connection, stream.local_addr()?);
@@ -364,7 +364,13 @@ pub fn listen(family: Family, number: u8, nonblocking: bool) -> io::Result<(List
         Family::V6 => (Ipv6Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()),
         Family::Mapped => (Ipv6Addr::UNSPECIFIED.into(), v4),
     };
-    let listener = Listener::bind(SocketAddr::new(bind, 0), nonblocking)?;
-    let target = SocketAddr::new(target, listener.address().port());
-    Ok((listener, target))
+    let (listener, bound) = listen_at(SocketAddr::new(bind, 0), nonblocking)?;
+    Ok((listener, SocketAddr::new(target, bound.port())))
+}
+
+/// As [`listen`], at an address of this network namespace.
+pub fn listen_at(address: SocketAddr, nonblocking: bool) -> io::Result<(Listener, SocketAddr)> {
+    let listener = Listener::bind(address, nonblocking)?;
+    let bound = listener.address();
+    Ok((listener, bound))
 }

@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::thread;
 
 use anyhow::{Context, Result};
 
 use crate::options::{Family, Mode};
-use crate::run::listen;
+use crate::run::{listen, listen_at};
 use crate::sys::{self, Epoll, Pipe};
 
 const LISTENER: u64 = u64::MAX;
@@ -31,10 +31,17 @@ pub struct Options {
     io_uring: bool,
     #[arg(long, value_enum, default_value = "v4")]
     family: Family,
+    /// Where to listen, instead of on loopback
+    #[arg(long)]
+    address: Option<SocketAddr>,
 }
 
 pub fn main(options: Options) -> Result<()> {
-    let (listener, target) = listen(options.family, 0, options.listener == Mode::Nonblocking)?;
+    let nonblocking = options.listener == Mode::Nonblocking;
+    let (listener, target) = match options.address {
+        Some(address) => listen_at(address, nonblocking)?,
+        None => listen(options.family, 0, nonblocking)?,
+    };
     let _ring = options.io_uring.then(sys::io_uring).transpose()?;
     let mut epoll = Epoll::new()?;
     epoll.add(&listener, sys::IN, LISTENER)?;

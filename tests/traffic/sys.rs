@@ -188,12 +188,15 @@ pub fn shutdown(fd: RawFd) -> io::Result<()> {
 }
 
 /// A socket that is connected, or (non-blocking) on its way; from an address of the caller's choice if there is one.
-pub fn connect(source: Option<Ipv4Addr>, address: SocketAddr, nonblocking: bool) -> io::Result<TcpStream> {
-    let fd = tcp_socket(address, nonblocking)?;
+pub fn connect(source: Option<SocketAddr>, address: SocketAddr, nonblocking: bool) -> io::Result<TcpStream> {
+    connect_socket(tcp_socket(address, nonblocking)?, source, address)
+}
+
+fn connect_socket(fd: OwnedFd, source: Option<SocketAddr>, address: SocketAddr) -> io::Result<TcpStream> {
     if let Some(source) = source {
-        // The port is chosen when the target is known, so that one for each connection is enough.
+        // A port of 0 is chosen when the target is known, so that one for each connection is enough.
         set_option(&fd, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1_i32)?;
-        let raw = RawAddress::new((source, 0).into());
+        let raw = RawAddress::new(source);
         // SAFETY: the pointer and the length describe `raw`.
         check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const raw.storage).cast(), raw.length) })?;
     }
@@ -204,6 +207,22 @@ pub fn connect(source: Option<Ipv4Addr>, address: SocketAddr, nonblocking: bool)
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
         _ => Ok(TcpStream::from(fd)),
     }
+}
+
+/// As [`connect`], with a sequence number of ours to begin with, set in repair mode, which is over when it connects.
+pub fn connect_with_sequence(
+    first: u32,
+    source: Option<SocketAddr>,
+    address: SocketAddr,
+    nonblocking: bool,
+) -> io::Result<TcpStream> {
+    const SEND_QUEUE: i32 = 2;
+    let fd = tcp_socket(address, nonblocking)?;
+    set_option(&fd, libc::IPPROTO_TCP, libc::TCP_REPAIR, 1_i32)?;
+    set_option(&fd, libc::IPPROTO_TCP, libc::TCP_REPAIR_QUEUE, SEND_QUEUE)?;
+    set_option(&fd, libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ, first)?;
+    set_option(&fd, libc::IPPROTO_TCP, libc::TCP_REPAIR, 0_i32)?;
+    connect_socket(fd, source, address)
 }
 
 /// One recv with flags.
