@@ -24,7 +24,7 @@ pub use process::Process;
 pub use restrict::{
     break_fionread, drop_capabilities, hide_cgroup2, lock_cgroup2, replace_btf, without_loopback,
 };
-pub use sys::Interrupts;
+pub use sys::{Interrupts, open_tunnel, wait_readable};
 pub use tool::{Tool, ToolReport};
 pub use traffic::{Traffic, TrafficReport, example};
 pub use transcript::{Transcript, first_difference, transcript_of};

@@ -78,7 +78,8 @@ impl Network {
 
     /// Gives it rules of nftables.
     pub fn filter(&self, rules: &str) {
-        let rules = rules.to_owned();
+        // It wants each block to end its line.
+        let rules = rules.replace('}', "}\n");
         let output = self.inside(|| Command::new("nft").arg(rules).output());
         let output = output.expect("failed to run nft");
         assert!(

@@ -10,6 +10,7 @@ use std::process::Command;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 fn check(result: i32) -> io::Result<i32> {
     if result < 0 {
@@ -55,6 +56,31 @@ pub fn loopback_up() -> io::Result<()> {
     // SAFETY: as above.
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request) })?;
     Ok(())
+}
+
+/// A new tunnel interface of the calling thread's network namespace, which hands over whole IP packets.
+pub fn open_tunnel(name: &str) -> io::Result<File> {
+    let file = File::options().read(true).write(true).open("/dev/net/tun")?;
+    // SAFETY: all bytes zero is a valid ifreq.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
+    // SAFETY: the kernel reads and writes one ifreq.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &mut request) })?;
+    Ok(file)
+}
+
+/// Whether something can be read from a file within a time.
+pub fn wait_readable(file: &File, within: Duration) -> bool {
+    let mut poll = libc::pollfd {
+        fd: file.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: the kernel reads and writes one pollfd.
+    unsafe { libc::poll(&mut poll, 1, within.as_millis() as libc::c_int) > 0 }
 }
 
 /// Runs something in the child before it executes; it must only make system calls.

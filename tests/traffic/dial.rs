@@ -33,6 +33,9 @@ pub struct Options {
     /// Set the first sequence number of each connection, as CAP_NET_ADMIN of the own network namespace may
     #[arg(long)]
     sequence: Option<u32>,
+    /// Send the first message in the SYN, once there is a cookie for it
+    #[arg(long)]
+    fast_open: bool,
     /// Make the socket blocking when it is connected, or after the first answer
     #[arg(long, value_enum)]
     turn: Option<Turn>,
@@ -91,10 +94,12 @@ fn connect(options: &Options, seed: u64, number: u64) -> Result<Client> {
         .source
         .map(|source| SocketAddr::new(source.ip(), port(source.port())));
     let nonblocking = options.common.nonblocking();
-    let stream = match options.sequence {
-        Some(first) => sys::connect_with_sequence(first, source, options.address, nonblocking),
-        None => sys::connect(source, options.address, nonblocking),
+    let begin = match (options.sequence, options.fast_open) {
+        (Some(first), _) => sys::Begin::At(first),
+        (None, true) => sys::Begin::WithData,
+        (None, false) => sys::Begin::Usual,
     };
+    let stream = sys::connect_so(begin, source, options.address, nonblocking);
     let stream = stream.with_context(|| format!("failed to connect to {}", options.address))?;
     let same = stream.try_clone().context("failed to share the socket")?;
     let mut end = End::new(&options.common, seed, number, Side::Client, stream);

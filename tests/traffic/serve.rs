@@ -31,17 +31,31 @@ pub struct Options {
     io_uring: bool,
     #[arg(long, value_enum, default_value = "v4")]
     family: Family,
+    /// Be this user
+    #[arg(long)]
+    user: Option<u32>,
+    /// Take data in the SYN
+    #[arg(long)]
+    fast_open: bool,
     /// Where to listen, instead of on loopback
     #[arg(long)]
     address: Option<SocketAddr>,
 }
 
 pub fn main(options: Options) -> Result<()> {
+    if let Some(user) = options.user {
+        sys::become_user(user).context("failed to change the user")?;
+    }
     let nonblocking = options.listener == Mode::Nonblocking;
     let (listener, target) = match options.address {
         Some(address) => listen_at(address, nonblocking)?,
         None => listen(options.family, 0, nonblocking)?,
     };
+    if options.fast_open {
+        listener
+            .take_fast_open()
+            .context("failed to take data in the SYN")?;
+    }
     let _ring = options.io_uring.then(sys::io_uring).transpose()?;
     let mut epoll = Epoll::new()?;
     epoll.add(&listener, sys::IN, LISTENER)?;

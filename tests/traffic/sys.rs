@@ -111,6 +111,13 @@ impl RawAddress {
     }
 }
 
+/// The process goes on as another user.
+pub fn become_user(user: u32) -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::setuid(user) })?;
+    Ok(())
+}
+
 fn tcp_socket(address: SocketAddr, nonblocking: bool) -> io::Result<OwnedFd> {
     let domain = if address.is_ipv4() {
         libc::AF_INET
@@ -158,6 +165,11 @@ impl Listener {
         self.address
     }
 
+    /// From now on connections may bring data in their SYN.
+    pub fn take_fast_open(&self) -> io::Result<()> {
+        set_option(&self.fd, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, BACKLOG)
+    }
+
     /// Nobody is accepted any more, and a thread that waits in `accept` gets an error.
     pub fn shutdown(&self) -> io::Result<()> {
         shutdown(self.fd.as_raw_fd())
@@ -189,7 +201,7 @@ pub fn shutdown(fd: RawFd) -> io::Result<()> {
 
 /// A socket that is connected, or (non-blocking) on its way; from an address of the caller's choice if there is one.
 pub fn connect(source: Option<SocketAddr>, address: SocketAddr, nonblocking: bool) -> io::Result<TcpStream> {
-    connect_socket(tcp_socket(address, nonblocking)?, source, address)
+    connect_so(Begin::Usual, source, address, nonblocking)
 }
 
 fn connect_socket(fd: OwnedFd, source: Option<SocketAddr>, address: SocketAddr) -> io::Result<TcpStream> {
@@ -209,19 +221,35 @@ fn connect_socket(fd: OwnedFd, source: Option<SocketAddr>, address: SocketAddr) 
     }
 }
 
-/// As [`connect`], with a sequence number of ours to begin with, set in repair mode, which is over when it connects.
-pub fn connect_with_sequence(
-    first: u32,
+/// How a connection begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    Usual,
+    /// With a sequence number of ours, set in repair mode, which is over when it connects.
+    At(u32),
+    /// With the first message in the SYN.
+    WithData,
+}
+
+/// As [`connect`], in one of several ways.
+pub fn connect_so(
+    begin: Begin,
     source: Option<SocketAddr>,
     address: SocketAddr,
     nonblocking: bool,
 ) -> io::Result<TcpStream> {
     const SEND_QUEUE: i32 = 2;
     let fd = tcp_socket(address, nonblocking)?;
-    set_option(&fd, libc::IPPROTO_TCP, libc::TCP_REPAIR, 1_i32)?;
-    set_option(&fd, libc::IPPROTO_TCP, libc::TCP_REPAIR_QUEUE, SEND_QUEUE)?;
-    set_option(&fd, libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ, first)?;
-    set_option(&fd, libc::IPPROTO_TCP, libc::TCP_REPAIR, 0_i32)?;
+    match begin {
+        Begin::Usual => {}
+        Begin::At(first) => {
+            set_option(&fd, libc::IPPROTO_TCP, libc::TCP_REPAIR, 1_i32)?;
+            set_option(&fd, libc::IPPROTO_TCP, libc::TCP_REPAIR_QUEUE, SEND_QUEUE)?;
+            set_option(&fd, libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ, first)?;
+            set_option(&fd, libc::IPPROTO_TCP, libc::TCP_REPAIR, 0_i32)?;
+        }
+        Begin::WithData => set_option(&fd, libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT, 1_i32)?,
+    }
     connect_socket(fd, source, address)
 }
 

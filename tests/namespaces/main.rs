@@ -1,0 +1,13 @@
+//! Across network namespaces: what is taken, what is never joined, and what connections to elsewhere cost.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod cgroups;
+mod isolation;
+mod outside;
+mod pairs;
+mod proxies;
+mod relay;
+mod stage;
+mod trust;

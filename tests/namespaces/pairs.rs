@@ -1,0 +1,152 @@
+//! Connections between namespaces of this host, whatever carries them.
+
+use crate::common::{Arena, Network, Tool, ToolReport};
+use crate::stage::{Bridge, SERVER, SERVICE, begin, dial, end, serve, tool};
+
+const ECHOES: [&str; 4] = ["--count", "2000", "--size", "4096"];
+const PAYLOAD: u64 = 2 * 2000 * 4096;
+
+/// What the interface of the client has carried in all, for echoes from there to an address.
+fn carried(arena: &Arena, client: &Network, address: &str) -> u64 {
+    let (received, sent) = client.bytes("eth0");
+    let report = dial(arena, client, address, &ECHOES);
+    assert_eq!(report.value("payload_bytes"), PAYLOAD);
+    let (received_then, sent_then) = client.bytes("eth0");
+    received_then - received + sent_then - sent
+}
+
+fn assert_bypassed(carried: u64, report: &ToolReport) {
+    assert!(
+        carried < PAYLOAD / 50,
+        "the interface carried {carried} bytes: {}",
+        report.transcript
+    );
+    assert_eq!(
+        report.counter("admitted_request_response"),
+        1,
+        "{}",
+        report.transcript
+    );
+}
+
+/// By way of a bridge, to an address, under the tool.
+fn over_a_bridge(listen: &str, dialled: &str, prepare: impl FnOnce(&Bridge)) {
+    let arena = Arena::new();
+    let bridge = Bridge::new();
+    let (client, server) = (bridge.host(1), bridge.host(2));
+    prepare(&bridge);
+    let tool = tool(&arena, &[]);
+    let _server = serve(&arena, &server, listen);
+    let carried = carried(&arena, &client, dialled);
+    assert_bypassed(carried, &end(tool));
+}
+
+#[test]
+fn connections_over_veth_and_a_bridge_bypass_them() {
+    over_a_bridge(SERVER, SERVER, |_| ());
+}
+
+#[test]
+fn connections_over_ipv6_and_of_ipv4_clients_to_dual_stack_servers_bypass_the_bridge() {
+    over_a_bridge("[fd00::2]:8000", "[fd00::2]:8000", |_| ());
+    over_a_bridge("[::]:8000", SERVER, |_| ());
+}
+
+#[test]
+fn connections_whose_addresses_are_translated_bypass_the_router() {
+    over_a_bridge(SERVER, SERVICE, |bridge| bridge.translate(false));
+    over_a_bridge(SERVER, SERVICE, |bridge| bridge.translate(true));
+}
+
+#[test]
+fn connections_over_macvlan_bypass_it() {
+    let arena = Arena::new();
+    let (lower, client, server) = (Network::new(), Network::new(), Network::new());
+    lower.run("ip link add lower type veth peer name other");
+    lower.run("ip link set other up");
+    lower.run("ip link set lower up");
+    for (number, host) in [(1, &client), (2, &server)] {
+        let there = host.path();
+        lower.run(&format!(
+            "ip link add link lower name eth0 netns {there} type macvlan mode bridge"
+        ));
+        host.run(&format!("ip address add 10.0.0.{number}/24 dev eth0"));
+        host.run("ip link set eth0 up");
+    }
+    let tool = tool(&arena, &[]);
+    let _server = serve(&arena, &server, SERVER);
+    let carried = carried(&arena, &client, SERVER);
+    assert_bypassed(carried, &end(tool));
+}
+
+/// By default a connection that leaves its namespace is left alone, also where that shows at the server's end only: a host
+/// that publishes a port of a container translates after the route over loopback was chosen.
+#[test]
+fn the_scope_loopback_takes_no_connection_that_leaves_its_namespace() {
+    let arena = Arena::new();
+    let bridge = Bridge::new();
+    let (client, server) = (bridge.host(1), bridge.host(2));
+    bridge.router.set("ipv4/conf/all/route_localnet", "1");
+    bridge.router.filter(
+        "table ip published { chain output { type nat hook output priority -100;
+            ip daddr 127.0.0.1 tcp dport 80 dnat to 10.0.0.2:8000
+        }
+        chain postrouting { type nat hook postrouting priority srcnat;
+            oifname != lo masquerade
+        } }",
+    );
+    let tool = Tool::start(&arena, &[]);
+    let _server = serve(&arena, &server, SERVER);
+    dial(&arena, &client, SERVER, &["--count", "50"]);
+    dial(&arena, &bridge.router, "127.0.0.1:80", &["--count", "50"]);
+    let report = end(tool);
+    assert_eq!(report.counter("bytes_redirected"), 0, "{}", report.transcript);
+    assert_eq!(report.counter("refused_not_local"), 2, "{}", report.transcript);
+    assert_eq!(report.counter("tcp_only_no_mate"), 1, "{}", report.transcript);
+}
+
+/// The port of the server behind the translation is its own, which only its end knows.
+#[test]
+fn a_port_behind_a_translation_is_excluded_at_its_own_end() {
+    let arena = Arena::new();
+    let bridge = Bridge::new();
+    let (client, server) = (bridge.host(1), bridge.host(2));
+    bridge.translate(false);
+    let tool = tool(&arena, &["--exclude-ports", "8000"]);
+    let _server = serve(&arena, &server, SERVER);
+    dial(&arena, &client, SERVICE, &["--count", "50"]);
+    let report = end(tool);
+    assert_eq!(report.counter("refused_port"), 1, "{}", report.transcript);
+    assert_eq!(report.counter("bytes_redirected"), 0, "{}", report.transcript);
+}
+
+/// What translates the addresses forgets a connection that looks idle; what comes then is not translated any more and the
+/// connection is lost. An accelerated one must not look so while it is used.
+#[test]
+fn a_translation_lasts_as_long_as_the_accelerated_connection_is_used() {
+    let arena = Arena::new();
+    let bridge = Bridge::new();
+    let (client, server) = (bridge.host(1), bridge.host(2));
+    bridge.translate(true);
+    bridge
+        .router
+        .set("netfilter/nf_conntrack_tcp_timeout_established", "15");
+    let tool = tool(&arena, &[]);
+    let _server = serve(&arena, &server, SERVER);
+    let busy = begin(&arena, &client, SERVICE, &["--count", "400", "--pause", "100"]);
+    busy.finish();
+    let entries = bridge.router.run("conntrack -L -p tcp");
+    assert!(
+        entries.contains("dport=80"),
+        "the connection was forgotten: {entries}"
+    );
+    let report = end(tool);
+    assert_eq!(
+        report.counter("admitted_request_response"),
+        1,
+        "{}",
+        report.transcript
+    );
+    report.assert_above("messages_refresh", 4);
+    report.assert_above("messages_redirected", 700);
+}
