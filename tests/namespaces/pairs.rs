@@ -1,9 +1,14 @@
 //! Connections between namespaces of this host, whatever carries them.
 
+use std::thread;
+use std::time::Duration;
+
 use crate::common::{Arena, Network, Tool, ToolReport};
 use crate::stage::{Bridge, SERVER, SERVICE, begin, dial, end, serve, tool};
 
 const ECHOES: [&str; 4] = ["--count", "2000", "--size", "4096"];
+/// A translation that is forgotten after 15 seconds without a packet is gone then, even if it was made somewhat later.
+const FORGOTTEN: Duration = Duration::from_secs(20);
 const PAYLOAD: u64 = 2 * 2000 * 4096;
 
 /// What the interface of the client has carried in all, for echoes from there to an address.
@@ -133,13 +138,14 @@ fn a_translation_lasts_as_long_as_the_accelerated_connection_is_used() {
         .set("netfilter/nf_conntrack_tcp_timeout_established", "15");
     let tool = tool(&arena, &[]);
     let _server = serve(&arena, &server, SERVER);
-    let busy = begin(&arena, &client, SERVICE, &["--count", "400", "--pause", "100"]);
-    busy.finish();
-    let entries = bridge.router.run("conntrack -L -p tcp");
+    let busy = begin(&arena, &client, SERVICE, &["--count", "300", "--pause", "100"]);
+    thread::sleep(FORGOTTEN);
+    let entries = bridge.router.run("conntrack -L -p tcp --state ESTABLISHED");
     assert!(
         entries.contains("dport=80"),
         "the connection was forgotten: {entries}"
     );
+    busy.finish();
     let report = end(tool);
     assert_eq!(
         report.counter("admitted_request_response"),
@@ -147,6 +153,6 @@ fn a_translation_lasts_as_long_as_the_accelerated_connection_is_used() {
         "{}",
         report.transcript
     );
-    report.assert_above("messages_refresh", 4);
-    report.assert_above("messages_redirected", 700);
+    report.assert_above("messages_refresh", 1);
+    report.assert_above("messages_redirected", 500);
 }

@@ -2,7 +2,7 @@
 
 use std::net::{SocketAddr, TcpStream};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
@@ -63,6 +63,7 @@ pub fn main(mut options: Options) -> Result<()> {
     let seed = options.common.settle_seed();
     let connections = options.common.connections.unwrap_or(1);
     let mut bytes = 0;
+    let start = Instant::now();
     for round in 0..options.rounds {
         let numbers = round * connections..(round + 1) * connections;
         let clients = numbers.map(|number| connect(&options, seed, number));
@@ -82,8 +83,9 @@ pub fn main(mut options: Options) -> Result<()> {
             .sum::<u64>();
     }
     println!(
-        "payload_bytes={bytes}\nmessages={}",
-        options.count * connections * options.rounds
+        "payload_bytes={bytes}\nmessages={}\nmicroseconds={}",
+        options.count * connections * options.rounds,
+        start.elapsed().as_micros()
     );
     Ok(())
 }
