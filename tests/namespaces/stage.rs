@@ -55,6 +55,13 @@ impl Bridge {
         host.run("ip route add default via 10.0.0.254");
     }
 
+    /// Whether a host of this number is joined.
+    pub fn has_port(&self, number: u8) -> bool {
+        self.router
+            .run("ip -brief link")
+            .contains(&format!("port{number}@"))
+    }
+
     /// The router translates the address of the service, and that of the client where that is wanted.
     pub fn translate(&self, client_too: bool) {
         self.router.filter(TO_SERVER);
