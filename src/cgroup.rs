@@ -93,6 +93,90 @@ impl Cgroup {
     }
 }
 
+/// The cgroups whose programs an instance covers: one at least, none of them within another.
+#[derive(Debug)]
+pub struct Cgroups(Vec<Cgroup>);
+
+impl Cgroups {
+    /// Those that the user named, or the root. A program must see a socket once, so none may be covered twice.
+    pub fn open(paths: &[PathBuf]) -> Result<Self, Finding> {
+        if paths.is_empty() {
+            return Ok(Self(vec![Cgroup::open(None)?]));
+        }
+        let mut cgroups: Vec<Cgroup> = Vec::with_capacity(paths.len());
+        for path in paths {
+            cgroups.push(Cgroup::open(Some(path))?);
+        }
+        match nested(paths) {
+            None => Ok(Self(cgroups)),
+            Some((inner, outer)) => Err(Finding::new(
+                format!(
+                    "cgroup {} is covered by {} already",
+                    inner.display(),
+                    outer.display()
+                ),
+                "name the outer one only",
+            )),
+        }
+    }
+
+    /// Keeps other instances off all of them, or fails with the first that one has.
+    pub fn lock(&self) -> Result<(), Finding> {
+        self.0.iter().try_for_each(Cgroup::lock)
+    }
+
+    /// As [`Self::lock`]; false, and none is kept, if another instance has one of them.
+    pub fn try_lock(&self) -> Result<bool, Finding> {
+        for cgroup in &self.0 {
+            if !cgroup.try_lock()? {
+                // Those that are not locked stay so.
+                let _ = self.unlock();
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Another instance may have them.
+    pub fn unlock(&self) -> Result<()> {
+        self.0.iter().try_for_each(Cgroup::unlock)
+    }
+
+    /// The first that the user named.
+    pub fn first(&self) -> &Cgroup {
+        &self.0[0]
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Cgroup> {
+        self.0.iter()
+    }
+
+    pub fn paths(&self) -> Vec<PathBuf> {
+        self.iter().map(|cgroup| cgroup.path.clone()).collect()
+    }
+
+    pub fn fds(&self) -> Vec<RawFd> {
+        self.iter().map(Cgroup::fd).collect()
+    }
+}
+
+/// Two of the folders of which one is the other or lies in it, the inner one first.
+fn nested(paths: &[PathBuf]) -> Option<(&PathBuf, &PathBuf)> {
+    // A folder that has gone meanwhile is told of later.
+    let real: Vec<_> = paths
+        .iter()
+        .map(|path| (path, fs::canonicalize(path).unwrap_or_else(|_| path.clone())))
+        .collect();
+    let mut pairs = real.iter().enumerate().flat_map(|(at, inner)| {
+        real.iter()
+            .enumerate()
+            .map(move |(other, outer)| (at != other, inner, outer))
+    });
+    pairs.find_map(|(differ, inner, outer)| {
+        (differ && inner.1.starts_with(&outer.1)).then_some((inner.0, outer.0))
+    })
+}
+
 fn name_another() -> String {
     let mount = root().map(|root| format!(", {}", root.display()));
     format!("name a folder below cgroup2's mount{}", mount.unwrap_or_default())
@@ -194,6 +278,22 @@ mod tests {
     fn cgroup2_is_found_on_unified_and_hybrid_hosts() {
         assert_eq!(mounted(UNIFIED), Some("/sys/fs/cgroup".into()));
         assert_eq!(mounted(HYBRID), Some("/sys/fs/cgroup/unified".into()));
+    }
+
+    #[test]
+    fn folders_within_each_other_are_told_from_neighbours() {
+        let nested = |paths: [&str; 3]| {
+            let paths = paths.map(PathBuf::from);
+            nested(&paths).map(|(inner, outer)| (inner.clone(), outer.clone()))
+        };
+        assert_eq!(nested(["/x/a", "/x/ab", "/x/b"]), None);
+        let found = Some(("/x/a/b".into(), "/x/a".into()));
+        assert_eq!(nested(["/x/a", "/x/c", "/x/a/b"]), found);
+        assert_eq!(nested(["/x/a/b", "/x/c", "/x/a"]), found);
+        assert_eq!(
+            nested(["/x/a", "/x/c", "/x/a"]),
+            Some(("/x/a".into(), "/x/a".into()))
+        );
     }
 
     #[test]

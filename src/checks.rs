@@ -1,12 +1,12 @@
 //! What must hold before anything is accelerated: every check in its order, and whether `run` may go on.
 
 use std::fmt;
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::Cgroups;
 use crate::kernel::{self, Datapath, SafetyCheck, SelfTest};
 use crate::privilege;
 
@@ -96,12 +96,12 @@ impl Report {
     }
 
     /// Everything about connections that are accelerated, on some of the tool's own.
-    fn self_test(&mut self, place: Brought<(&Cgroup, &mut Datapath<'_>)>) {
+    fn self_test(&mut self, place: Brought<(&Cgroups, &mut Datapath<'_>)>) {
         let mut test = self.check(
             SafetyCheck::SelfTest.name(),
             place,
             SafetyCheck::SelfTest.meaning(),
-            |(cgroup, datapath)| SelfTest::begin(datapath, cgroup.path()),
+            |(cgroups, datapath)| SelfTest::begin(datapath, cgroups.first().path()),
         );
         let mut obstacle = None;
         for check in SafetyCheck::OF_CONNECTIONS {
@@ -159,14 +159,14 @@ pub enum Single {
     NotYet,
 }
 
-/// Makes every check that can be made. The datapath is loaded and attached to nothing; the cgroup is held against other
-/// instances, unless one has it that is to be replaced.
+/// Makes every check that can be made. The datapath is loaded and attached to nothing; the cgroups, the root if none is named,
+/// are held against other instances, unless one has them that is to be replaced.
 pub fn check_all<'a>(
-    cgroup: Option<&Path>,
+    cgroups: &[PathBuf],
     single: Single,
     options: &kernel::Options,
     storage: &'a mut kernel::Storage,
-) -> (Report, Brought<(Cgroup, Datapath<'a>)>) {
+) -> (Report, Brought<(Cgroups, Datapath<'a>)>) {
     let mut report = Report::default();
     let privileges = report.check(
         "privileges",
@@ -179,8 +179,8 @@ pub fn check_all<'a>(
         "it sees which threads wait in recv",
         privilege::check_waiters,
     );
-    let cgroup = report.check("cgroup2", Ok(()), "the cgroup is one of version 2", |()| {
-        Cgroup::open(cgroup)
+    let cgroups = report.check("cgroup2", Ok(()), "the cgroup is one of version 2", |()| {
+        Cgroups::open(cgroups)
     });
     let types = report.check(
         "kernel-types",
@@ -194,8 +194,8 @@ pub fn check_all<'a>(
         "the kernel accepts every program",
         |()| Datapath::load(options, storage),
     );
-    let place = match (&cgroup, &mut datapath) {
-        (Ok(cgroup), Ok(datapath)) => Ok((cgroup, datapath)),
+    let place = match (&cgroups, &mut datapath) {
+        (Ok(cgroups), Ok(datapath)) => Ok((cgroups, datapath)),
         (Err(obstacle), _) => Err(*obstacle),
         (_, Err(obstacle)) => Err(*obstacle),
     };
@@ -203,14 +203,14 @@ pub fn check_all<'a>(
     // Last, so that `doctor` holds the lock only for a moment.
     let locked = report.check(
         "single-instance",
-        cgroup.as_ref().map_err(|obstacle| *obstacle),
+        cgroups.as_ref().map_err(|obstacle| *obstacle),
         "no other sockredir works on the cgroup",
-        |cgroup| match single {
-            Single::Demanded => cgroup.lock(),
-            Single::NotYet => cgroup.try_lock().map(drop),
+        |cgroups| match single {
+            Single::Demanded => cgroups.lock(),
+            Single::NotYet => cgroups.try_lock().map(drop),
         },
     );
-    let ready = locked.and_then(|()| Ok((cgroup?, datapath?)));
+    let ready = locked.and_then(|()| Ok((cgroups?, datapath?)));
     (report, ready)
 }
 

@@ -66,9 +66,10 @@ pub const DEFAULT_FLOWS: u32 = 65536;
 
 #[derive(Args, Debug)]
 pub struct RunArgs {
-    /// Accelerate the programs of this cgroup and of those below it [default: the root of cgroup2, that is all programs]
-    #[arg(long, value_name = "DIR")]
-    pub cgroup: Option<PathBuf>,
+    /// Accelerate the programs of this cgroup and of those below it, also between several [default: the root of cgroup2, that
+    /// is all programs]
+    #[arg(long = "cgroup", value_name = "DIR")]
+    pub cgroups: Vec<PathBuf>,
 
     /// Take over from the instance that runs on the cgroup, if one does: it goes on with the connections that it has until they
     /// end, and this one takes those that follow
@@ -146,9 +147,9 @@ pub struct RunArgs {
 
 #[derive(Args, Debug)]
 pub struct DoctorArgs {
-    /// The cgroup that `run` is to have [default: the root of cgroup2]
-    #[arg(long, value_name = "DIR")]
-    pub cgroup: Option<PathBuf>,
+    /// The cgroup that `run` is to have, or several [default: the root of cgroup2]
+    #[arg(long = "cgroup", value_name = "DIR")]
+    pub cgroups: Vec<PathBuf>,
 
     /// The scope that `run` is to have
     #[arg(long, value_enum, default_value_t = Scope::Loopback)]

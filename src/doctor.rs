@@ -35,8 +35,7 @@ pub fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
         tunables: Vec::new(),
     };
     let mut storage = kernel::Storage::uninit();
-    let (mut report, ready) =
-        checks::check_all(args.cgroup.as_deref(), Single::Demanded, &options, &mut storage);
+    let (mut report, ready) = checks::check_all(&args.cgroups, Single::Demanded, &options, &mut storage);
     // The lock of the cgroup first of all: `run` may be started at this very moment.
     drop(ready);
     report.checks.extend(note_on(&others));

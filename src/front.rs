@@ -5,7 +5,7 @@ use std::sync::mpsc::Sender;
 
 use anyhow::Result;
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::Cgroups;
 use crate::observe::control::{self, Control};
 use crate::observe::desk::Event;
 use crate::observe::metrics::{Listener, Server};
@@ -17,10 +17,10 @@ pub struct Front {
 }
 
 impl Front {
-    /// For the instance on this cgroup, which must have locked it. The second is what keeps others from asking, with which it
+    /// For the instance on these cgroups, which must have locked them. The second is what keeps others from asking, with which it
     /// can work.
     pub fn open(
-        cgroup: &Cgroup,
+        cgroups: &Cgroups,
         metrics: Option<Listener>,
         desk: &Sender<Event>,
     ) -> Result<(Self, Option<anyhow::Error>)> {
@@ -28,7 +28,7 @@ impl Front {
         let metrics = metrics
             .map(|listener| listener.serve(move || control::sample_of(&samples)))
             .transpose()?;
-        let (control, failed) = match Control::open(cgroup, desk.clone()) {
+        let (control, failed) = match Control::open(cgroups, desk.clone()) {
             Ok(control) => (Some(control), None),
             Err(error) => (None, Some(error)),
         };

@@ -14,7 +14,7 @@ use std::os::unix::process::CommandExt as _;
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::Cgroups;
 use crate::cli::RunArgs;
 use crate::notify::{Listening, Manager, Service};
 use crate::observe::control;
@@ -42,9 +42,9 @@ pub struct Takeover {
 }
 
 impl Takeover {
-    /// Asks the instance on the cgroup, and takes the lock that it gives up.
-    pub fn begin(cgroup: &Cgroup) -> Result<Self> {
-        let mut talk = BufReader::new(control::ask_to_hand_over(cgroup)?);
+    /// Asks the instance on the cgroups, or on some of them, and takes the locks that it gives up.
+    pub fn begin(cgroups: &Cgroups) -> Result<Self> {
+        let mut talk = BufReader::new(control::ask_to_hand_over(cgroups)?);
         let mut line = String::new();
         talk.by_ref()
             .take(OFFER_BYTES)
@@ -57,7 +57,7 @@ impl Takeover {
                 "the running sockredir does not know how to hand over, it has another version: stop it first"
             ),
         };
-        cgroup.lock()?;
+        cgroups.lock()?;
         Ok(Self { talk, offer })
     }
 
@@ -88,8 +88,7 @@ pub fn offer(mut asker: &UnixStream, offer: &Result<Offer, String>) -> io::Resul
 
 /// `sockredir reload`: starts a new instance that takes over, and waits until it is ready. It goes on when this has ended.
 pub fn reload(args: &RunArgs) -> Result<ExitCode> {
-    let cgroup = Cgroup::open(args.cgroup.as_deref())?;
-    control::ensure_running(&cgroup)?;
+    control::ensure_running(&Cgroups::open(&args.cgroups)?)?;
     // The new instance takes this process for its service manager until it has another one.
     let (listening, address) = Listening::begin().context("failed to make a socket for the new instance")?;
     let program = env::current_exe().context("failed to find the own program")?;

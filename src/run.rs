@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-use crate::cgroup::{self, Cgroup};
+use crate::cgroup::{self, Cgroups};
 use crate::checks::{self, Single};
 use crate::cli::{Admit, RunArgs, Scope};
 use crate::counters::Counters;
@@ -21,11 +21,11 @@ use crate::observe::desk::{Desk, Event};
 use crate::observe::log::DecisionLog;
 use crate::observe::metrics::Listener;
 use crate::observe::model::Instance;
-use crate::observe::text::{bytes, percent, short};
+use crate::observe::text::{bytes, folders, percent, short};
 use crate::ports::PortSet;
 use crate::splice::SpliceWatch;
 
-/// How often the cgroup is looked after.
+/// How often the cgroups are looked after.
 const WATCH: Duration = Duration::from_secs(1);
 /// How often the drain looks at the queues.
 const DRAIN_STEP: Duration = Duration::from_millis(20);
@@ -58,10 +58,10 @@ pub fn run(args: &RunArgs) -> Result<()> {
     } else {
         Single::Demanded
     };
-    let (report, ready) = checks::check_all(args.cgroup.as_deref(), single, &options(args), &mut storage);
+    let (report, ready) = checks::check_all(&args.cgroups, single, &options(args), &mut storage);
     report.demand(&args.force)?;
-    let (cgroup, mut datapath) = ready.map_err(|check| anyhow!("{check} failed"))?;
-    let is_first = cgroup.try_lock()?;
+    let (cgroups, mut datapath) = ready.map_err(|check| anyhow!("{check} failed"))?;
+    let is_first = cgroups.try_lock()?;
     // The instance that is to be replaced may have that address until then.
     let mut listening = if is_first {
         front::listen(args.metrics)?
@@ -73,19 +73,19 @@ pub fn run(args: &RunArgs) -> Result<()> {
         .then(|| DecisionLog::begin(&datapath))
         .transpose()?;
     datapath
-        .attach(cgroup.fd(), &coverage(args))
-        .with_context(|| format!("failed to attach to cgroup {}", cgroup.path().display()))?;
+        .attach(&cgroups.fds(), &coverage(args))
+        .with_context(|| format!("failed to attach to cgroup {}", folders(&cgroups.paths())))?;
     // Until it has handed over, what is new is taken by the earlier one, whose programs come first.
-    let earlier = (!is_first).then(|| Takeover::begin(&cgroup)).transpose()?;
+    let earlier = (!is_first).then(|| Takeover::begin(&cgroups)).transpose()?;
     if !is_first {
         listening = front::listen(args.metrics)?;
     }
     let (metrics, address) = listening.unzip();
-    let front = open_front(&cgroup, metrics, &sender)?;
+    let front = open_front(&cgroups, metrics, &sender)?;
     if args.admit == Admit::Any {
         announce(BLOCKING_DIFFERENCES)?;
     }
-    let instance = instance(args, &cgroup);
+    let instance = instance(args, &cgroups);
     let covered = covered(args, &instance);
     announce(&format!("ready: {covered}"))?;
     if let Some(address) = address {
@@ -100,7 +100,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
 
     let mut life = Life {
         args,
-        cgroup,
+        cgroups,
         datapath,
         events,
         sender,
@@ -136,8 +136,8 @@ fn take_over(earlier: Takeover) -> Result<Option<Manager>> {
 }
 
 /// As [`Front::open`]; says what cannot be had.
-fn open_front(cgroup: &Cgroup, metrics: Option<Listener>, desk: &Sender<Event>) -> Result<Front> {
-    let (front, failed) = Front::open(cgroup, metrics, desk)?;
+fn open_front(cgroups: &Cgroups, metrics: Option<Listener>, desk: &Sender<Event>) -> Result<Front> {
+    let (front, failed) = Front::open(cgroups, metrics, desk)?;
     if let Some(error) = failed {
         announce(&format!(
             "note: {error:#}: `status`, `flows`, `top` and `explain` will not find this instance, and none can take over from it"
@@ -174,7 +174,7 @@ fn covered(args: &RunArgs, instance: &Instance) -> String {
     };
     format!(
         "cgroup {}, {}, {}, {programs}",
-        instance.cgroup.display(),
+        folders(&instance.cgroups),
         instance.connections_in_words(),
         instance.ports_in_words()
     )
@@ -188,7 +188,7 @@ fn announce(text: &str) -> Result<()> {
         .context("failed to write to standard output")
 }
 
-fn instance(args: &RunArgs, cgroup: &Cgroup) -> Instance {
+fn instance(args: &RunArgs, cgroups: &Cgroups) -> Instance {
     let started = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let list = |ports: &Option<PortSet>, default: &str| {
         ports.as_ref().map_or(default.to_owned(), PortSet::to_string)
@@ -196,7 +196,7 @@ fn instance(args: &RunArgs, cgroup: &Cgroup) -> Instance {
     Instance {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: process::id(),
-        cgroup: cgroup.path().to_owned(),
+        cgroups: cgroups.paths(),
         started_at: started.map_or(0, |started| started.as_secs()),
         uptime_seconds: 0.0,
         kernel: kernel::release(),
@@ -214,7 +214,7 @@ fn instance(args: &RunArgs, cgroup: &Cgroup) -> Instance {
 /// An instance from its first connection on.
 struct Life<'a> {
     args: &'a RunArgs,
-    cgroup: Cgroup,
+    cgroups: Cgroups,
     datapath: Datapath<'a>,
     events: Receiver<Event>,
     sender: Sender<Event>,
@@ -270,7 +270,7 @@ impl Life<'_> {
         };
         drop(front);
         self.datapath.hand_over(true);
-        self.cgroup.unlock()?;
+        self.cgroups.unlock()?;
         Ok(handover::own_offer(&self.manager))
     }
 
@@ -291,7 +291,7 @@ impl Life<'_> {
     fn take_back(&mut self) -> Result<bool> {
         // It goes with the last moments of the process that has failed.
         let deadline = Instant::now() + TAKE_BACK_TIME;
-        while !self.cgroup.try_lock()? {
+        while !self.cgroups.try_lock()? {
             if Instant::now() >= deadline {
                 return Ok(false);
             }
@@ -302,7 +302,7 @@ impl Life<'_> {
             .inspect_err(|error| eprintln!("sockredir: {error:#}: there are no metrics any more"))
             .unwrap_or_default();
         self.front = Some(open_front(
-            &self.cgroup,
+            &self.cgroups,
             metrics.map(|(listener, _)| listener),
             &self.sender,
         )?);
@@ -334,7 +334,7 @@ impl Life<'_> {
         }
     }
 
-    /// Returns at the first signal, or when it was replaced and its connections have ended; fails if the cgroup vanishes.
+    /// Returns at the first signal, or when it was replaced and its connections have ended; fails if a cgroup vanishes.
     fn watch(&mut self) -> Result<()> {
         let interval = self.args.interval.map(Duration::from_secs);
         let mut due = interval.map(|interval| Instant::now() + interval);
@@ -352,7 +352,7 @@ impl Life<'_> {
                 return Ok(());
             }
             if Instant::now() >= tick {
-                look_after(&self.cgroup, &self.datapath, &mut splices)?;
+                look_after(&self.cgroups, &self.datapath, &mut splices)?;
                 if self.is_replaced && self.datapath.ends()?.mapped == 0 {
                     return Ok(());
                 }
@@ -398,11 +398,11 @@ impl Life<'_> {
     }
 }
 
-fn look_after(cgroup: &Cgroup, datapath: &Datapath<'_>, splices: &mut SpliceWatch) -> Result<()> {
-    if !cgroup.exists() {
+fn look_after(cgroups: &Cgroups, datapath: &Datapath<'_>, splices: &mut SpliceWatch) -> Result<()> {
+    if let Some(removed) = cgroups.iter().find(|cgroup| !cgroup.exists()) {
         bail!(
-            "cgroup {} was removed: nothing is accelerated any more, start again on one that lasts",
-            cgroup.path().display()
+            "cgroup {} was removed: nothing is accelerated there any more, start again on one that lasts",
+            removed.path().display()
         );
     }
     for program in splices.tick(datapath)? {

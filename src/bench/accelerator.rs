@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 
 use super::external::{External, Running};
 use super::rounds::EXCLUDED_PORTS;
-use crate::cgroup::Cgroup;
+use crate::cgroup::Cgroups;
 use crate::checks::{self, Single};
 use crate::cli::{Admit, BenchArgs, DEFAULT_FLOWS};
 use crate::counters::Counters;
@@ -18,7 +18,7 @@ pub enum Accelerator<'a> {
     Own {
         datapath: Box<Datapath<'a>>,
         /// Keeps other instances off.
-        _cgroup: Cgroup,
+        _cgroups: Cgroups,
     },
     External {
         running: Running,
@@ -59,9 +59,10 @@ impl<'a> Accelerator<'a> {
         };
         // The self-test counts on the values of the source.
         let mut tested = kernel::Storage::uninit();
-        let (report, ready) = checks::check_all(Some(cgroup), Single::Demanded, &options, &mut tested);
+        let (report, ready) =
+            checks::check_all(&[cgroup.to_owned()], Single::Demanded, &options, &mut tested);
         report.demand(&[])?;
-        let (cgroup, _) = ready.map_err(|check| anyhow!("{check} failed"))?;
+        let (cgroups, _) = ready.map_err(|check| anyhow!("{check} failed"))?;
         options.tunables.clone_from(&args.tunables);
         let mut datapath = Datapath::load(&options, storage)?;
         let (first, last) = EXCLUDED_PORTS;
@@ -74,11 +75,11 @@ impl<'a> Accelerator<'a> {
             exclude_programs: Vec::new(),
         };
         datapath
-            .attach(cgroup.fd(), &coverage)
-            .with_context(|| format!("failed to attach to cgroup {}", cgroup.path().display()))?;
+            .attach(&cgroups.fds(), &coverage)
+            .with_context(|| format!("failed to attach to cgroup {}", cgroups.first().path().display()))?;
         Ok(Self::Own {
             datapath: Box::new(datapath),
-            _cgroup: cgroup,
+            _cgroups: cgroups,
         })
     }
 

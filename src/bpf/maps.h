@@ -57,9 +57,6 @@ const volatile bool log_decisions = false;
 /* The number of splice(2) on this machine. */
 const volatile __u32 splice_call = 0;
 
-/* The covered cgroup, by its number. Written before each attachment, as the ports are. */
-volatile __u64 cgroup_covered;
-
 /* Set once, when the tool stops (law 8): from then on nothing is inserted, admitted or redirected. */
 volatile __u32 stopping;
 
@@ -114,6 +111,14 @@ struct {
 	__type(key, struct program);
 	__type(value, __u32);
 } sockredir_prog SEC(".maps");
+
+/* The covered cgroups, by their numbers. Written before each attachment, as the ports are. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 256);
+	__type(key, __u64);
+	__type(value, __u8);
+} sockredir_cgrp SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

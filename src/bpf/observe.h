@@ -5,10 +5,10 @@
 
 #include "gate.h"
 
-/* Levels of cgroups that are searched for the covered one. */
+/* Levels of cgroups that are searched for a covered one. */
 #define CGROUP_LEVELS 64
 
-/* Whether the covered cgroup is the socket's or above it. */
+/* Whether a covered cgroup is the socket's or above it. */
 static __always_inline bool is_in_cgroup(struct sock *sock)
 {
 	struct cgroup *cgroup = sock->sk_cgrp_data.cgroup;
@@ -17,9 +17,12 @@ static __always_inline bool is_in_cgroup(struct sock *sock)
 
 	for (int i = 0; i < CGROUP_LEVELS && i <= level; i++) {
 		struct cgroup *ancestor;
+		__u64 number;
 
-		if (!bpf_probe_read_kernel(&ancestor, sizeof(ancestor), ancestors + i) &&
-		    BPF_CORE_READ(ancestor, kn, id) == cgroup_covered)
+		if (bpf_probe_read_kernel(&ancestor, sizeof(ancestor), ancestors + i))
+			continue;
+		number = BPF_CORE_READ(ancestor, kn, id);
+		if (bpf_map_lookup_elem(&sockredir_cgrp, &number))
 			return true;
 	}
 	return false;

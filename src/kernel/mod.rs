@@ -92,7 +92,7 @@ type ProgramName = [u8; size_of::<types::program>()];
 
 /// The loaded datapath. Dropping it detaches it from the cgroup first, so that no socket enters a map without programs.
 pub struct Datapath<'a> {
-    /// The attachments to the cgroup, in the order of their removal.
+    /// The attachments to the cgroups, in the order of their removal.
     cgroup: Vec<Link>,
     skel: SockredirSkel<'a>,
     counter_names: Vec<String>,
@@ -175,9 +175,9 @@ impl<'a> Datapath<'a> {
         })
     }
 
-    /// From now on connections of the cgroup's programs are accelerated.
-    pub fn attach(&mut self, cgroup: RawFd, coverage: &Coverage) -> Result<()> {
-        self.attach_programs(cgroup, coverage)?;
+    /// From now on connections of the cgroups' programs are accelerated.
+    pub fn attach(&mut self, cgroups: &[RawFd], coverage: &Coverage) -> Result<()> {
+        self.attach_programs(cgroups, coverage)?;
         self.scan_listeners()
     }
 
@@ -221,26 +221,38 @@ impl<'a> Datapath<'a> {
     }
 
     /// The guard of socket options comes first, so that no connection is without it.
-    fn attach_programs(&mut self, cgroup: RawFd, coverage: &Coverage) -> Result<()> {
-        self.cover(cgroup, coverage)?;
+    fn attach_programs(&mut self, cgroups: &[RawFd], coverage: &Coverage) -> Result<()> {
+        self.cover(cgroups, coverage)?;
         let programs = &self.skel.progs;
         for program in [&programs.sockredir_option, &programs.sockredir_ops] {
-            self.cgroup.insert(0, program.attach_cgroup(cgroup)?);
+            for cgroup in cgroups {
+                self.cgroup.insert(0, program.attach_cgroup(*cgroup)?);
+            }
         }
         Ok(())
     }
 
-    fn cover(&mut self, cgroup: RawFd, coverage: &Coverage) -> Result<()> {
-        let folder =
-            fs::metadata(format!("/proc/self/fd/{cgroup}")).context("failed to number the cgroup")?;
+    fn cover(&mut self, cgroups: &[RawFd], coverage: &Coverage) -> Result<()> {
+        let numbers = &self.skel.maps.sockredir_cgrp;
+        for earlier in numbers.keys() {
+            numbers
+                .delete(&earlier)
+                .context("failed to forget the cgroup of the self-test")?;
+        }
+        for cgroup in cgroups {
+            // The number of a cgroup is that of its folder.
+            let folder =
+                fs::metadata(format!("/proc/self/fd/{cgroup}")).context("failed to number the cgroup")?;
+            numbers
+                .update(&folder.ino().to_ne_bytes(), &[1], MapFlags::ANY)
+                .context("failed to cover that many cgroups")?;
+        }
         let bss = self
             .skel
             .maps
             .bss_data
             .as_deref_mut()
             .context("the datapath's object has no variables")?;
-        // The number of a cgroup is that of its folder.
-        bss.cgroup_covered = folder.ino();
         bss.ports_included = *coverage.ports.words();
         bss.ports_excluded = *coverage.exclude_ports.words();
         for name in &coverage.exclude_programs {

@@ -271,7 +271,7 @@ fn set_up(datapath: &mut Datapath<'_>, parent: &Path) -> Result<Place, Finding> 
         )
     })?;
     datapath
-        .attach_programs(cgroup.folder().as_raw_fd(), &Coverage::everything())
+        .attach_programs(&[cgroup.folder().as_raw_fd()], &Coverage::everything())
         .map_err(|error| {
             Finding::new(
                 format!(

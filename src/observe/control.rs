@@ -6,7 +6,7 @@
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,7 +22,8 @@ use serde::de::DeserializeOwned;
 
 use super::desk::{Answer, Asked, Event, Question};
 use super::model::{Flows, Process, Status};
-use crate::cgroup::Cgroup;
+use super::text::folders;
+use crate::cgroup::{Cgroup, Cgroups};
 use crate::handover;
 
 /// Where the sockets are, each named after the inode of its cgroup.
@@ -38,33 +39,32 @@ const REPLACE: &str = "replace";
 
 /// Answers until it is dropped.
 pub struct Control {
-    socket: PathBuf,
+    /// The socket, and links to it by the names of the other cgroups.
+    names: Vec<PathBuf>,
     listener: Arc<UnixListener>,
 }
 
 impl Control {
-    /// Begins to answer for the instance on this cgroup, which must have locked it. Questions go to `desk`.
-    pub fn open(cgroup: &Cgroup, desk: Sender<Event>) -> Result<Self> {
-        let socket = socket_of(cgroup.inode());
-        let shown = socket.display();
+    /// Begins to answer for the instance on these cgroups, which must have locked them. Questions go to `desk`.
+    pub fn open(cgroups: &Cgroups, desk: Sender<Event>) -> Result<Self> {
         fs::create_dir_all(FOLDER)
             .and_then(|()| fs::set_permissions(FOLDER, fs::Permissions::from_mode(0o755)))
             .with_context(|| format!("failed to make {FOLDER}"))?;
-        // Of an instance that was killed.
-        match fs::remove_file(&socket) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("failed to remove {shown}"));
-            }
-            _ => {}
-        }
+        let names: Vec<_> = cgroups.iter().map(|cgroup| socket_of(cgroup.inode())).collect();
+        names.iter().try_for_each(|name| forget(name))?;
+        let (socket, others) = (names[0].clone(), names[1..].to_vec());
+        let shown = socket.display();
         let listener = UnixListener::bind(&socket).with_context(|| format!("failed to bind {shown}"))?;
         let listener = Arc::new(listener);
         let control = Self {
-            socket: socket.clone(),
+            names,
             listener: Arc::clone(&listener),
         };
         fs::set_permissions(&socket, fs::Permissions::from_mode(0o666))
             .with_context(|| format!("failed to let others connect to {shown}"))?;
+        for name in others {
+            symlink(&socket, &name).with_context(|| format!("failed to make {}", name.display()))?;
+        }
         thread::Builder::new()
             .name("control".to_owned())
             .spawn(move || answer_all(&listener, &desk))
@@ -75,9 +75,22 @@ impl Control {
 
 impl Drop for Control {
     fn drop(&mut self) {
-        // It is harmless when it stays, or when it goes on to listen without a name.
-        let _ = fs::remove_file(&self.socket);
+        for name in &self.names {
+            // It is harmless when it stays.
+            let _ = fs::remove_file(name);
+        }
+        // Or when it goes on to listen without a name.
         let _ = shutdown(self.listener.as_raw_fd(), Shutdown::Both);
+    }
+}
+
+/// Removes the name of an instance that was killed.
+fn forget(name: &Path) -> Result<()> {
+    match fs::remove_file(name) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("failed to remove {}", name.display()))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -243,14 +256,20 @@ fn connect(cgroup: &Cgroup) -> Result<UnixStream> {
     })
 }
 
-/// Fails if no instance runs on the cgroup.
-pub fn ensure_running(cgroup: &Cgroup) -> Result<()> {
-    connect(cgroup).map(drop)
+/// To the instance on the first of the cgroups that has one.
+fn connect_to_any(cgroups: &Cgroups) -> Result<UnixStream> {
+    let stream = cgroups.iter().find_map(|cgroup| connect(cgroup).ok());
+    stream.map_or_else(|| connect(cgroups.first()), Ok)
 }
 
-/// Asks the instance on the cgroup to hand over. Its offer follows.
-pub fn ask_to_hand_over(cgroup: &Cgroup) -> Result<UnixStream> {
-    let mut stream = connect(cgroup)?;
+/// Fails if no instance runs on the cgroups.
+pub fn ensure_running(cgroups: &Cgroups) -> Result<()> {
+    connect_to_any(cgroups).map(drop)
+}
+
+/// Asks the instance on the cgroups to hand over. Its offer follows.
+pub fn ask_to_hand_over(cgroups: &Cgroups) -> Result<UnixStream> {
+    let mut stream = connect_to_any(cgroups)?;
     stream
         .set_read_timeout(Some(PATIENCE))
         .and_then(|()| stream.set_write_timeout(Some(PATIENCE)))
@@ -261,7 +280,9 @@ pub fn ask_to_hand_over(cgroup: &Cgroup) -> Result<UnixStream> {
 
 fn connect_to_only() -> Result<UnixStream> {
     let files = fs::read_dir(FOLDER).into_iter().flatten().flatten();
+    // An instance on several cgroups has one socket, and links to it.
     let mut streams: Vec<UnixStream> = files
+        .filter(|file| file.file_type().is_ok_and(|kind| !kind.is_symlink()))
         .filter_map(|file| UnixStream::connect(file.path()).ok())
         .collect();
     let Some(stream) = streams.pop() else {
@@ -282,5 +303,5 @@ fn connect_to_only() -> Result<UnixStream> {
 fn cgroup_of(stream: UnixStream) -> Option<String> {
     let answer = converse(stream, Question::Sample).ok()?;
     let status: Status = serde_json::from_slice(&answer).ok()?;
-    Some(status.instance.cgroup.display().to_string())
+    Some(folders(&status.instance.cgroups))
 }

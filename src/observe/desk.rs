@@ -136,7 +136,7 @@ impl Desk {
         let (flows, listeners) = pair(datapath.sockets()?);
         Ok(Flows {
             format: FORMAT,
-            cgroup: self.instance.cgroup.clone(),
+            cgroups: self.instance.cgroups.clone(),
             flows,
             listeners,
         })

@@ -60,7 +60,7 @@ fn some_flows() -> Flows {
     };
     Flows {
         format: FORMAT,
-        cgroup: "/sys/fs/cgroup".into(),
+        cgroups: vec!["/sys/fs/cgroup".into()],
         flows: vec![flow],
         listeners: vec![listener],
     }

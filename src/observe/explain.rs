@@ -11,7 +11,7 @@ use super::control;
 use super::flows::processes;
 use super::model::{Direction, FORMAT, Flow, FlowState, Flows, Listener, Process};
 use super::reasons::reason;
-use super::text::{bytes, percent};
+use super::text::{bytes, folders, percent};
 use crate::cli::ExplainArgs;
 use crate::output::print;
 
@@ -55,7 +55,7 @@ struct Group {
 
 pub fn explain(args: &ExplainArgs) -> Result<ExitCode> {
     let flows = control::flows(args.cgroup.as_deref())?;
-    let shown = flows.cgroup.display().to_string();
+    let shown = folders(&flows.cgroups);
     let subject = args.subject.settle(&flows);
     let explanation = of(subject, flows);
     if explanation.groups.is_empty() && explanation.listeners.is_empty() {
@@ -305,7 +305,7 @@ mod tests {
     fn flows() -> Flows {
         Flows {
             format: 1,
-            cgroup: "/sys/fs/cgroup".into(),
+            cgroups: vec!["/sys/fs/cgroup".into()],
             flows: vec![
                 flow(1, FlowState::TcpOnly, "refused_blocking"),
                 flow(2, FlowState::Admitted, "admitted_request_response"),

@@ -304,7 +304,7 @@ mod tests {
     fn a_row_has_both_ends_and_what_went_which_way() {
         let flows = Flows {
             format: 1,
-            cgroup: "/sys/fs/cgroup".into(),
+            cgroups: vec!["/sys/fs/cgroup".into()],
             flows: some(),
             listeners: Vec::new(),
         };

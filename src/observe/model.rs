@@ -33,7 +33,8 @@ pub struct Status {
 pub struct Instance {
     pub version: String,
     pub pid: u32,
-    pub cgroup: PathBuf,
+    /// The folders of those that it covers.
+    pub cgroups: Vec<PathBuf>,
     /// Unix time, in seconds.
     pub started_at: u64,
     pub uptime_seconds: f64,
@@ -95,7 +96,7 @@ pub struct Since {
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Flows {
     pub format: u32,
-    pub cgroup: PathBuf,
+    pub cgroups: Vec<PathBuf>,
     pub flows: Vec<Flow>,
     pub listeners: Vec<Listener>,
 }

@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::control;
 use super::model::{Fill, Since, Status};
-use super::text::{bytes, columns, short};
+use super::text::{bytes, columns, folders, short};
 use crate::cli::StatusArgs;
 use crate::counters::Counters;
 use crate::output::print;
@@ -34,7 +34,7 @@ fn text(status: &Status) -> String {
                 instance.version, instance.pid, instance.kernel
             ),
         ),
-        row("cgroup", instance.cgroup.display().to_string()),
+        row("cgroup", folders(&instance.cgroups)),
         row(
             "since",
             format!(
@@ -161,7 +161,7 @@ mod tests {
             instance: Instance {
                 version: "0.1.0".to_owned(),
                 pid: 77,
-                cgroup: "/sys/fs/cgroup".into(),
+                cgroups: vec!["/sys/fs/cgroup".into()],
                 started_at: 1_700_000_000,
                 uptime_seconds: 7980.0,
                 kernel: "6.18.1".to_owned(),

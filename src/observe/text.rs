@@ -1,6 +1,13 @@
 //! Numbers, times and tables as people read them, in a few characters.
 
+use std::path::PathBuf;
 use std::time::Duration;
+
+/// As a list in one line.
+pub fn folders(paths: &[PathBuf]) -> String {
+    let shown: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+    shown.join(", ")
+}
 
 /// Three digits and a prefix of a thousand's power: at most five characters.
 pub fn short(value: f64) -> String {

@@ -18,7 +18,7 @@ fn the_status_says_what_runs_and_has_rates_from_the_second_call_on() {
     let status = json(&arena, &["status"]);
     let instance = &status["instance"];
     assert_eq!(instance["pid"], tool.pid());
-    assert_eq!(instance["cgroup"], arena.cgroup().display().to_string());
+    assert_eq!(instance["cgroups"][0], arena.cgroup().display().to_string());
     assert_eq!(instance["ports"], "1024-65535");
     assert_eq!(instance["exclude_ports"], "5432");
     assert_eq!(instance["admit"], "nonblocking");

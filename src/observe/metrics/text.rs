@@ -237,7 +237,7 @@ pub fn sample() -> Status {
         instance: Instance {
             version: "1.2.3".to_owned(),
             pid: 4711,
-            cgroup: "/sys/fs/cgroup/some.slice".into(),
+            cgroups: vec!["/sys/fs/cgroup/some.slice".into()],
             started_at: 1_700_000_000,
             uptime_seconds: 4.5,
             kernel: "6.18.44".to_owned(),

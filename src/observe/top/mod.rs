@@ -22,6 +22,7 @@ use serde::Serialize;
 
 use super::control;
 use super::model::{Flow, Status};
+use super::text::folders;
 use crate::cli::TopArgs;
 use display::Display;
 use rates::{Sample, View};
@@ -109,7 +110,7 @@ fn json(view: &View) -> Result<String> {
 /// The view that follows another; an instance that does not answer any more is the end.
 fn next(cgroup: Option<&Path>, view: &View) -> Result<View> {
     let sample = sample(cgroup).with_context(|| {
-        let shown = view.status.instance.cgroup.display();
+        let shown = folders(&view.status.instance.cgroups);
         format!("failed to go on watching the instance on cgroup {shown}")
     })?;
     Ok(View::of(sample, Some(view)))

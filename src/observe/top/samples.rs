@@ -30,7 +30,7 @@ fn status(values: [u64; 10]) -> Status {
         instance: Instance {
             version: "0.1.0".to_owned(),
             pid: 99,
-            cgroup: "/sys/fs/cgroup/demo.slice".into(),
+            cgroups: vec!["/sys/fs/cgroup/demo.slice".into()],
             started_at: 1_795_658_400,
             uptime_seconds: 61.5,
             kernel: "6.18.44".to_owned(),
@@ -94,7 +94,7 @@ pub fn sample(at: Instant, values: [u64; 10], flows: Vec<Flow>) -> Sample {
         status: status(values),
         flows: Flows {
             format: FORMAT,
-            cgroup: "/sys/fs/cgroup/demo.slice".into(),
+            cgroups: vec!["/sys/fs/cgroup/demo.slice".into()],
             flows,
             listeners: Vec::new(),
         },

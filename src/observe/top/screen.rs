@@ -12,7 +12,7 @@ use super::display::{Display, HELP};
 use super::rates::{Rate, Reason, Row, View};
 use super::table::{Column, GAP, fit, ordered};
 use crate::observe::model::{FlowState, Instance};
-use crate::observe::text::{bytes, elide, percent, seconds, short};
+use crate::observe::text::{bytes, elide, folders, percent, seconds, short};
 
 /// The lines of the table of flows without which it is not worth its place: two flows below its titles.
 const LEAST_FLOWS: u16 = 4;
@@ -101,11 +101,7 @@ fn first_line(instance: &Instance, is_paused: bool, width: usize) -> Line<'stati
         (false, false) => "",
     };
     let room = width.saturating_sub(NAME.len() + times.len() + state.len());
-    let cgroup = elide(
-        &instance.cgroup.display().to_string(),
-        room.max(LEAST_CGROUP),
-        usize::MAX,
-    );
+    let cgroup = elide(&folders(&instance.cgroups), room.max(LEAST_CGROUP), usize::MAX);
     Line::from(vec![
         NAME.bold(),
         cgroup.green().bold(),
