@@ -137,6 +137,7 @@ impl Desk {
         Ok(Flows {
             format: FORMAT,
             cgroups: self.instance.cgroups.clone(),
+            scope: self.instance.scope.clone(),
             flows,
             listeners,
         })

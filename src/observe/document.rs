@@ -61,6 +61,7 @@ fn some_flows() -> Flows {
     Flows {
         format: FORMAT,
         cgroups: vec!["/sys/fs/cgroup".into()],
+        scope: "loopback".to_owned(),
         flows: vec![flow],
         listeners: vec![listener],
     }

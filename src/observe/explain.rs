@@ -32,6 +32,8 @@ struct Explanation {
     format: u32,
     /// As in `port 80`.
     subject: String,
+    /// Of the instance: `loopback` or `host`.
+    scope: String,
     listeners: Vec<Listener>,
     /// The connections, by state and reason, the most first.
     groups: Vec<Group>,
@@ -161,6 +163,7 @@ fn of(subject: Subject, flows: Flows) -> Explanation {
     Explanation {
         format: FORMAT,
         subject: subject.name(),
+        scope: flows.scope,
         listeners,
         groups,
     }
@@ -194,7 +197,7 @@ fn group(state: FlowState, name: String, flows: &[Flow]) -> Group {
 }
 
 fn text(explanation: &Explanation) -> String {
-    let mut text = String::new();
+    let mut text = format!("{} in scope {}\n", explanation.subject, explanation.scope);
     for listener in &explanation.listeners {
         let mode = if listener.blocking {
             "a blocking"
@@ -306,6 +309,7 @@ mod tests {
         Flows {
             format: 1,
             cgroups: vec!["/sys/fs/cgroup".into()],
+            scope: "loopback".to_owned(),
             flows: vec![
                 flow(1, FlowState::TcpOnly, "refused_blocking"),
                 flow(2, FlowState::Admitted, "admitted_request_response"),

@@ -305,6 +305,7 @@ mod tests {
         let flows = Flows {
             format: 1,
             cgroups: vec!["/sys/fs/cgroup".into()],
+            scope: "loopback".to_owned(),
             flows: some(),
             listeners: Vec::new(),
         };

@@ -97,6 +97,8 @@ pub struct Since {
 pub struct Flows {
     pub format: u32,
     pub cgroups: Vec<PathBuf>,
+    /// `loopback` or `host`.
+    pub scope: String,
     pub flows: Vec<Flow>,
     pub listeners: Vec<Listener>,
 }

@@ -95,6 +95,7 @@ pub fn sample(at: Instant, values: [u64; 10], flows: Vec<Flow>) -> Sample {
         flows: Flows {
             format: FORMAT,
             cgroups: vec!["/sys/fs/cgroup/demo.slice".into()],
+            scope: "loopback".to_owned(),
             flows,
             listeners: Vec::new(),
         },
