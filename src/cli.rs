@@ -41,6 +41,8 @@ pub enum Command {
     Flows(FlowsArgs),
     /// Why the connections of a port or a process are accelerated or not, in words, and what would change it
     Explain(ExplainArgs),
+    /// Have the running instance adopt established connections now, whatever its `--adopt` says
+    Adopt(AdoptArgs),
     /// Watch what a running instance does and what becomes of each connection: a screen on a terminal, else lines of text
     Top(TopArgs),
     /// Measure plain TCP, a Unix socket and accelerated TCP side by side on this machine, in cgroups of its own
@@ -91,6 +93,10 @@ pub struct RunArgs {
     /// Accelerate only connections whose two ends are in one and the same cgroup
     #[arg(long)]
     pub same_cgroup: bool,
+
+    /// Which connections to adopt that are established already: those whose two ends have become non-blocking, or were open before
+    #[arg(long, value_enum, default_value_t = Adopt::Auto)]
+    pub adopt: Adopt,
 
     /// Accelerate only connections with one of these ports at either end: numbers and ranges, as in 80,8000-8080
     /// [default: all ports]
@@ -162,6 +168,17 @@ pub struct DoctorArgs {
 
 #[derive(Args, Debug)]
 pub struct StatusArgs {
+    /// The instance on this cgroup [default: the only one]
+    #[arg(long, value_name = "DIR")]
+    pub cgroup: Option<PathBuf>,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct AdoptArgs {
     /// The instance on this cgroup [default: the only one]
     #[arg(long, value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
@@ -304,6 +321,27 @@ impl Scope {
     }
 }
 
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum Adopt {
+    /// Those that are there at the start
+    Start,
+    /// These, and later those that were refused or have left and may be accelerated now
+    Auto,
+    /// None
+    Off,
+}
+
+impl Adopt {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Auto => "auto",
+            Self::Off => "off",
+        }
+    }
+}
+
 impl ValueEnum for SafetyCheck {
     fn value_variants<'a>() -> &'a [Self] {
         &Self::ALL
@@ -384,6 +422,8 @@ mod tests {
             "sockredir --exclude-ports 9-5",
             "sockredir --max-flows 0",
             "sockredir --admit some",
+            "sockredir --adopt some",
+            "sockredir adopt 5",
             "sockredir --interval 0",
             "sockredir --metrics localhost:9464",
             "sockredir --exclude-programs /usr/bin/x",

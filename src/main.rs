@@ -1,5 +1,6 @@
 //! The command line: parses it, runs what it asks for, and prints an error once.
 
+mod adopt;
 mod bench;
 mod cgroup;
 mod checks;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         Command::Status(args) => observe::status::status(&args),
         Command::Flows(args) => observe::flows::flows(&args),
         Command::Explain(args) => observe::explain::explain(&args),
+        Command::Adopt(args) => observe::adopt::adopt(&args),
         Command::Top(args) => observe::top::top(&args),
         Command::Bench(args) => bench::bench(&args),
         Command::BenchWorker { job } => bench::work(&job).map(|()| ExitCode::SUCCESS),

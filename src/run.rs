@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
+use crate::adopt::Schedule;
 use crate::cgroup::{self, Cgroups};
 use crate::checks::{self, Single};
 use crate::cli::{Admit, RunArgs, Scope};
@@ -107,7 +108,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
         front: Some(front),
         metrics: address,
         is_replaced: false,
-        desk: Desk::new(instance),
+        desk: Desk::new(instance, Schedule::new(args.adopt, Instant::now())),
         log,
         manager,
         covered,
@@ -232,11 +233,12 @@ struct Life<'a> {
 }
 
 impl Life<'_> {
-    /// Waits so long, however many ask meanwhile; true if it is to stop.
+    /// Waits so long or until the next scan is due, however many ask meanwhile; true if it is to stop.
     fn wait(&mut self, time: Duration) -> Result<bool> {
         let end = Instant::now() + time;
-        let mut left = time;
         loop {
+            let next = self.desk.schedule.next().map_or(end, |next| next.min(end));
+            let left = next.saturating_duration_since(Instant::now());
             match self.events.recv_timeout(left) {
                 Ok(Event::Asked(asked)) => self.desk.answer(&self.datapath, asked),
                 Ok(Event::Replace { by, reply }) => {
@@ -250,7 +252,6 @@ impl Life<'_> {
                 Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(true),
                 Err(RecvTimeoutError::Timeout) => break,
             }
-            left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
             }
@@ -280,6 +281,7 @@ impl Life<'_> {
             return announce(&format!("process {by} has not taken over: going on"));
         }
         self.is_replaced = true;
+        self.desk.schedule.stop();
         self.manager.replaced_by(by);
         let flows = self.datapath.flows();
         announce(&format!(
@@ -351,7 +353,12 @@ impl Life<'_> {
             if self.wait(wait)? {
                 return Ok(());
             }
-            if Instant::now() >= tick {
+            let now = Instant::now();
+            if self.desk.schedule.next().is_some_and(|next| now >= next) {
+                self.desk.schedule.scan(&mut self.datapath)?;
+            }
+            if now >= tick {
+                self.desk.schedule.notice(&self.datapath.counters()?, now);
                 look_after(&self.cgroups, &self.datapath, &mut splices)?;
                 if self.is_replaced && self.datapath.ends()?.mapped == 0 {
                     return Ok(());

@@ -9,7 +9,9 @@ use std::env;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Arena, Interrupts, KernelLog, Tool, ToolReport, is_slow, map_entries, wait_until_gone, work};
+use common::{
+    Arena, Interrupts, KernelLog, Scans, Tool, ToolReport, is_slow, map_entries, wait_until_gone, work,
+};
 
 const TICK: Duration = Duration::from_millis(100);
 /// A quarter of the time, sockets of the namespace have little memory.
@@ -26,6 +28,16 @@ fn variable<T: std::str::FromStr>(name: &str) -> Option<T> {
 
 /// The workload under the tool, up to its end or a Ctrl-C, and then nothing may be left of it.
 fn soak(seconds_of_minute: u64, tool_arguments: &[&str], traffic_arguments: &[&str]) -> ToolReport {
+    soak_with(false, seconds_of_minute, tool_arguments, traffic_arguments)
+}
+
+/// As `soak`, where the tool scans for connections to adopt every few milliseconds if `scans`.
+fn soak_with(
+    scans: bool,
+    seconds_of_minute: u64,
+    tool_arguments: &[&str],
+    traffic_arguments: &[&str],
+) -> ToolReport {
     let minutes: Option<f64> = variable("SOCKREDIR_SOAK_MINUTES");
     let seconds = (minutes.unwrap_or(1.0) * seconds_of_minute as f64)
         .ceil()
@@ -45,6 +57,7 @@ fn soak(seconds_of_minute: u64, tool_arguments: &[&str], traffic_arguments: &[&s
     let mut log = KernelLog::mark();
     let arena = Arena::new();
     let tool = Tool::start(&arena, tool_arguments);
+    let scans = scans.then(|| Scans::begin(&arena));
     let mut traffic = arena.traffic(&arguments);
     let seed = traffic.wait_for_line("seed=", 1);
     println!("sockredir {tool_arguments:?}: {seed}, {seconds} s");
@@ -78,6 +91,7 @@ fn soak(seconds_of_minute: u64, tool_arguments: &[&str], traffic_arguments: &[&s
         }
         thread::sleep(TICK);
     };
+    drop(scans);
     let totals = tool.stop();
     println!("{}", totals.transcript);
     assert!(
@@ -137,4 +151,14 @@ fn programs_of_every_kind_pass_a_soak_with_blocking_ones_admitted() {
     assert_eq!(totals.counter("refused_blocking"), 0, "{}", totals.transcript);
     totals.assert_above("messages_redirected", work(work(10_000)));
     assert_eq!(totals.counter("messages_dropped"), 0, "{}", totals.transcript);
+}
+
+/// Programs that make their sockets non-blocking only when they are connected are adopted in the middle of whatever they do.
+#[test]
+fn programs_of_every_kind_pass_a_soak_with_scans_all_the_time() {
+    let totals = soak_with(true, 30, &[], &["--late", "--known", "hung-send"]);
+    totals.assert_above("adopted", work(100));
+    totals.assert_above("messages_redirected", work(work(10_000)));
+    assert_eq!(totals.counter("messages_dropped"), 0, "{}", totals.transcript);
+    assert_eq!(totals.counter("repeated_uncut"), 0, "{}", totals.transcript);
 }

@@ -30,6 +30,7 @@ typedef __u64 u64;
 typedef _Bool bool;
 typedef unsigned int __kernel_uid32_t;
 typedef __kernel_uid32_t uid_t;
+typedef __s64 s64;
 typedef int __kernel_pid_t;
 typedef __kernel_pid_t pid_t;
 typedef short unsigned int umode_t;
@@ -201,6 +202,7 @@ struct kernfs_node;
 struct list_head;
 struct net;
 struct net_device;
+struct nsproxy;
 struct proto;
 struct seq_file;
 struct sk_buff;
@@ -537,10 +539,20 @@ struct socket {
 	struct sock *sk;
 };
 
+typedef struct {
+	s64 counter;
+} atomic64_t;
+
+typedef struct {
+	atomic64_t refcnt;
+} file_ref_t;
+
 struct file {
 	unsigned int f_flags;
 	struct inode *f_inode;
 	void *private_data;
+	file_ref_t f_ref;
+	atomic64_t f_count;
 };
 
 struct task_struct {
@@ -550,6 +562,7 @@ struct task_struct {
 	const struct cred *cred;
 	struct files_struct *files;
 	pid_t tgid;
+	struct nsproxy *nsproxy;
 	struct io_uring_task *io_uring;
 };
 
@@ -559,6 +572,10 @@ struct cred {
 
 struct files_struct {
 	struct fdtable *fdt;
+};
+
+struct nsproxy {
+	struct net *net_ns;
 };
 
 struct fdtable {

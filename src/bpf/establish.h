@@ -27,15 +27,21 @@ static __always_inline void callbacks_drop(struct bpf_sock_ops *ctx, struct end 
 }
 
 /* Law 4: the two numbers that the ends of one connection hold mirrored, and nobody else does. */
-static __always_inline void end_init(struct end *end, struct bpf_sock_ops *ctx)
+static __always_inline void end_init(struct end *end, __u32 seq, __u32 ack)
 {
-	end->own.seq = ctx->snd_nxt;
-	end->own.ack = ctx->rcv_nxt;
+	end->own.seq = seq;
+	end->own.ack = ack;
 	end->mate.seq = end->own.ack;
 	end->mate.ack = end->own.seq;
 	end->side = side_of(end->own);
 	end->flow = flow_key_of(end->own);
-	end->since = end->refreshed = bpf_ktime_get_coarse_ns();
+	end->since = bpf_ktime_get_ns();
+}
+
+static __always_inline void end_begin(struct end *end, struct bpf_sock_ops *ctx)
+{
+	end_init(end, ctx->snd_nxt, ctx->rcv_nxt);
+	end->refreshed = bpf_ktime_get_coarse_ns();
 }
 
 /* How many messages to observe, or 0: do not insert, for the reason that is counted. Insertion costs a short connection
@@ -155,14 +161,9 @@ static __always_inline void establish_active(struct bpf_sock_ops *ctx)
 	end = end_create(sk, sock);
 	if (!end)
 		return;
-	end_init(end, ctx);
+	end_begin(end, ctx);
 	key = end->flow;
-	flow.word = tag_of(key) | FLOW_END(end->side);
-	flow.last_side = FLOW_SIDES;
-	flow.sock[0] = end->side ? 0 : (unsigned long)tcp;
-	flow.sock[1] = end->side ? (unsigned long)tcp : 0;
-	flow.queue_next[0] = end->side ? end->own.seq : end->own.ack;
-	flow.queue_next[1] = end->side ? end->own.ack : end->own.seq;
+	flow_init(&flow, end, sock, end->own.ack);
 	flow.txhash = sock->sk_txhash;
 	error = bpf_map_update_elem(&sockredir_flow, &key, &flow, BPF_NOEXIST);
 	if (error) {
@@ -234,7 +235,7 @@ static __always_inline void establish_passive(struct bpf_sock_ops *ctx)
 	if (!tcp)
 		return;
 	sock = sock_of(tcp);
-	end_init(&fresh, ctx);
+	end_begin(&fresh, ctx);
 	fresh.accepted = 1;
 	flow = flow_of(&fresh);
 	if (!flow) {

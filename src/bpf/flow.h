@@ -122,6 +122,19 @@ static __always_inline void flow_drained(struct flow *flow, struct sock *sock)
 		decide(sock, COUNTER_DRAIN_DONE);
 }
 
+/* A fresh record with its first end, whose queue goes on with that sequence number. */
+static __always_inline void flow_init(struct flow *flow, const struct end *end, struct sock *sock, __u32 next)
+{
+	__u32 side = end->side & 1;
+
+	flow->word = tag_of(end->flow) | FLOW_END(side);
+	flow->last_side = FLOW_SIDES;
+	flow->sock[0] = side ? 0 : (unsigned long)sock;
+	flow->sock[1] = side ? (unsigned long)sock : 0;
+	flow->queue_next[0] = side ? end->own.seq : next;
+	flow->queue_next[1] = side ? next : end->own.seq;
+}
+
 /* The accepted end joins the record of the connecting one, unless that has gone. The tag guards against a record whose
  * memory was given to another flow between the lookup and the swap.
  */
@@ -185,6 +198,8 @@ static __always_inline void flow_release(struct end *end)
 
 	end->mapped = 0;
 	end->state = FLOW_TCP_ONLY;
+	end->departures++;
+	end->left_at = bpf_ktime_get_ns();
 	if (!flow)
 		return;
 	word = __sync_fetch_and_and(&flow->word, ~FLOW_END(end->side));

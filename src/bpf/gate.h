@@ -85,15 +85,27 @@ static __always_inline void connect_begins(struct bpf_sock_ops *ctx)
 		end->exclusion = exclusion;
 }
 
+static __always_inline __u64 cgroup_of(struct sock *sock)
+{
+	return sock->sk_cgrp_data.cgroup->kn->id;
+}
+
+/* By the endpoints and the cgroup of the connecting end. */
+static __always_inline void service_at(const struct endpoints *endpoints, __u64 cgroup,
+				       struct service_key *key)
+{
+	key->netns = endpoints->netns;
+	key->cgroup = cgroup;
+	__builtin_memcpy(key->address, endpoints->remote, sizeof(key->address));
+	key->port = endpoints->remote_port;
+}
+
 static __always_inline void service_of(struct sock *sock, struct service_key *key)
 {
 	struct endpoints endpoints;
 
 	endpoints_of(sock, &endpoints);
-	key->netns = endpoints.netns;
-	key->cgroup = sock->sk_cgrp_data.cgroup->kn->id;
-	__builtin_memcpy(key->address, endpoints.remote, sizeof(key->address));
-	key->port = endpoints.remote_port;
+	service_at(&endpoints, cgroup_of(sock), key);
 }
 
 #endif

@@ -146,6 +146,12 @@ static __always_inline void half_close(struct bpf_sock_ops *ctx)
 		callbacks_drop(ctx, end);
 }
 
+/* The scan that has adopted this end, or the next one, may bring the other. */
+static __always_inline bool awaits_mate(struct end *end)
+{
+	return end->adopted && bpf_ktime_get_ns() - end->since < adopt_mate_ms * 1000000ull;
+}
+
 /* Why a flow under observation will never be admitted, as far as this end can see; COUNTERS if it still may. Something
  * acknowledged or received means that the other end is established: if it is not in the record by now, it never will.
  */
@@ -155,7 +161,7 @@ static __always_inline enum counter give_up(struct bpf_sock_ops *ctx, struct end
 
 	if (ctx->state != TCP_ESTABLISHED && ctx->state != TCP_SYN_RECV)
 		return COUNTER_TCP_ONLY_CLOSED;
-	if (heard && !(flow_word(flow) & FLOW_END(!end->side)))
+	if (heard && !(flow_word(flow) & FLOW_END(!end->side)) && !awaits_mate(end))
 		return COUNTER_TCP_ONLY_NO_MATE;
 	return COUNTERS;
 }

@@ -51,11 +51,30 @@ const volatile __s32 score_absent = 4;
 /* Law 9: the seconds between two messages that an end sends through TCP for what is between the ends. */
 const volatile __u32 refresh_seconds = 10;
 
+/* Adoption: for so many milliseconds every scan must have found that an end may be adopted; one that has left the map waits
+ * so many until it comes back, doubled each time up to so many times; and one end waits so many for the other.
+ */
+const volatile __u32 adopt_seen_ms = 100;
+const volatile __u32 adopt_again_ms = 8000;
+const volatile __u32 adopt_again_times = 10;
+const volatile __u32 adopt_mate_ms = 2000;
+
 /* --log-decisions. */
 const volatile bool log_decisions = false;
 
 /* The number of splice(2) on this machine. */
 const volatile __u32 splice_call = 0;
+
+/* Written before each scan: its number, from 1. */
+volatile __u32 adopt_scan;
+/* Written by each scan: the cookie of the network namespace that it has seen; ends that it has seen for the first time, flows
+ * that it has adopted, and when the first of the ends that wait to come back may (CLOCK_MONOTONIC, nanoseconds; 0 if there
+ * are none).
+ */
+volatile __u64 adopt_netns;
+volatile __u32 adopt_noted;
+volatile __u32 adopt_joined;
+volatile __u64 adopt_due;
 
 /* Set once, when the tool stops (law 8): from then on nothing is inserted, admitted or redirected. */
 volatile __u32 stopping;
@@ -119,6 +138,15 @@ struct {
 	__type(key, __u64);
 	__type(value, __u8);
 } sockredir_cgrp SEC(".maps");
+
+/* Ends that may be adopted, by struct endpoints. Emptied when scans begin again after a rest. Sized at load. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 131072);
+	__type(key, struct endpoints);
+	__type(value, struct candidate);
+} sockredir_cand SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -3,30 +3,7 @@
 #ifndef OBSERVE_H
 #define OBSERVE_H
 
-#include "gate.h"
-
-/* Levels of cgroups that are searched for a covered one. */
-#define CGROUP_LEVELS 64
-
-/* Whether a covered cgroup is the socket's or above it. */
-static __always_inline bool is_in_cgroup(struct sock *sock)
-{
-	struct cgroup *cgroup = sock->sk_cgrp_data.cgroup;
-	struct cgroup **ancestors = (void *)cgroup + bpf_core_field_offset(struct cgroup, ancestors);
-	int level = BPF_CORE_READ(cgroup, level);
-
-	for (int i = 0; i < CGROUP_LEVELS && i <= level; i++) {
-		struct cgroup *ancestor;
-		__u64 number;
-
-		if (bpf_probe_read_kernel(&ancestor, sizeof(ancestor), ancestors + i))
-			continue;
-		number = BPF_CORE_READ(ancestor, kn, id);
-		if (bpf_map_lookup_elem(&sockredir_cgrp, &number))
-			return true;
-	}
-	return false;
-}
+#include "adopt.h"
 
 /* What waits in the one receive queue (law 3). */
 static __always_inline __u32 unread_bytes(struct sk_psock *psock)
@@ -34,9 +11,22 @@ static __always_inline __u32 unread_bytes(struct sk_psock *psock)
 	return is_queue_empty(psock) ? 0 : psock->msg_tot_len;
 }
 
-/* Why a socket that was never followed is not: what the gate would say now. */
+/* Why a scan has not adopted a socket that it would take. It has seen the one end for a while, and not the other. */
+static __always_inline enum counter unadopted(const struct endpoints *endpoints)
+{
+	struct candidate *own = bpf_map_lookup_elem(&sockredir_cand, endpoints), *mate;
+	struct endpoints mirrored;
+
+	if (!own || own->scan != adopt_scan || bpf_ktime_get_ns() - own->since < adopt_seen_ms * MILLISECOND)
+		return NOT_FOLLOWED;
+	mirror(endpoints, &mirrored);
+	mate = bpf_map_lookup_elem(&sockredir_cand, &mirrored);
+	return mate && mate->scan == adopt_scan ? NOT_FOLLOWED : COUNTER_ADOPT_UNPAIRED;
+}
+
+/* Why a socket that was never followed is not: what the gate and a scan would say now. */
 static __always_inline enum counter refusal_now(struct sock *sock, struct tcp_sock *tcp,
-						struct task_struct *task)
+						const struct endpoints *endpoints, struct task_struct *task)
 {
 	enum counter refusal = gate_of(tcp, exclusion_of(task));
 	struct service_key key = {};
@@ -44,13 +34,18 @@ static __always_inline enum counter refusal_now(struct sock *sock, struct tcp_so
 
 	if (refusal != COUNTERS)
 		return refusal;
-	if (sock->sk_user_data)
-		return COUNTER_REFUSED_TAKEN;
+	refusal = adoption_of(tcp);
+	if (refusal == COUNTER_REFUSED_TAKEN)
+		return refusal;
 	service_of(sock, &key);
 	service = bpf_map_lookup_elem(&sockredir_svc, &key);
 	if (service && service->shunned)
 		return service->shunned;
-	return service && service->score <= 0 ? COUNTER_REFUSED_SERVICE : NOT_FOLLOWED;
+	if (!adopt_netns)
+		return service && service->score <= 0 ? COUNTER_REFUSED_SERVICE : NOT_FOLLOWED;
+	if (endpoints->netns != adopt_netns)
+		return COUNTER_ADOPT_NAMESPACE;
+	return refusal == COUNTERS ? unadopted(endpoints) : refusal;
 }
 
 static __always_inline void see_end(struct seen *seen, struct end *end, struct sk_psock *psock)
@@ -105,7 +100,7 @@ static __always_inline void see(struct seq_file *seq, struct sock *sock, struct 
 	if (end)
 		see_end(&seen, end, psock_of(sock));
 	else
-		seen.reason = refusal_now(sock, tcp, task);
+		seen.reason = refusal_now(sock, tcp, &seen.endpoints, task);
 	bpf_seq_write(seq, &seen, sizeof(seen));
 }
 

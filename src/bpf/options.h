@@ -5,12 +5,11 @@
 #ifndef OPTIONS_H
 #define OPTIONS_H
 
-#include "flow.h"
+#include "adopt.h"
 #include "socket.h"
 
 /* Macros of the kernel's headers, which BTF does not carry (asm-generic/socket.h, linux/tcp.h, errno). */
 #define SO_OOBINLINE 10
-#define SO_RCVLOWAT 18
 #define SO_TIMESTAMP_OLD 29
 #define SO_TIMESTAMPNS_OLD 35
 #define SO_TIMESTAMPING_OLD 37
@@ -93,8 +92,10 @@ static __always_inline int guard_option(struct bpf_sockopt *ctx)
 	if (!sk || !is_option_special(ctx))
 		return 1;
 	end = bpf_sk_storage_get(&sockredir_end, sk, NULL, 0);
-	if (!end || !end->mapped)
+	if (!end || !end->mapped) {
+		forget(kernel_object(sk, struct sock));
 		return 1;
+	}
 	flow = flow_of(end);
 	if (!flow)
 		return 1;

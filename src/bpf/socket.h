@@ -12,6 +12,7 @@
 #define O_NONBLOCK 04000
 #define SOL_SOCKET 1
 #define SO_RCVBUF 8
+#define SO_RCVLOWAT 18
 /* The program has set SO_RCVBUF (include/net/sock.h). */
 #define SOCK_RCVBUF_LOCK 2
 #define SOL_TCP 6

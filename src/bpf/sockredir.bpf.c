@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* The entry points of the datapath. docs/datapath.md numbers its laws. */
-#include "establish.h"
-#include "leave.h"
+#include "adopt.h"
 #include "observe.h"
 #include "options.h"
 #include "queue.h"
@@ -57,15 +56,19 @@ int sockredir_option(struct bpf_sockopt *ctx)
 	return guard_option(ctx);
 }
 
-/* The programs that listen already, of all network namespaces. */
+/* The programs that listen already, of all network namespaces, and those that are not to have their connections adopted. */
 SEC("iter/task_file")
 int sockredir_listeners(struct bpf_iter__task_file *ctx)
 {
 	struct sock *sock = tcp_behind(ctx->file);
 	struct task_struct *task = ctx->task;
 
-	if (sock && task && sock->__sk_common.skc_state == TCP_LISTEN)
+	if (!sock || !task)
+		return 0;
+	if (sock->__sk_common.skc_state == TCP_LISTEN)
 		listener_add(sock->__sk_common.skc_net.net->net_cookie, sock, task);
+	else if (sock->__sk_common.skc_state == TCP_ESTABLISHED)
+		exclude_held(sock, task);
 	return 0;
 }
 
@@ -122,6 +125,24 @@ int sockredir_stop(struct bpf_iter__tcp *ctx)
 
 	if (tcp)
 		attend_idle(tcp);
+	return 0;
+}
+
+/* Law 1, adoption: one look at every connection of this network namespace. */
+SEC("iter/tcp")
+int sockredir_adopt(struct bpf_iter__tcp *ctx)
+{
+	struct sock_common *common = ctx->sk_common;
+	struct tcp_sock *tcp;
+
+	/* At the end there is none. */
+	if (!common)
+		adopt_netns = bpf_get_current_task_btf()->nsproxy->net_ns->net_cookie;
+	if (!common || common->skc_state != TCP_ESTABLISHED)
+		return 0;
+	tcp = bpf_skc_to_tcp_sock(common);
+	if (tcp)
+		adopt(tcp);
 	return 0;
 }
 

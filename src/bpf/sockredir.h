@@ -80,6 +80,20 @@ struct decision {
 	__u32 pad;
 };
 
+/* An established connection's end that may be adopted, known by its endpoints. */
+struct candidate {
+	/* The numbers of its establishment as far as the socket tells: the first one of a connecting end is before its SYN. */
+	struct end_key numbers;
+	/* CLOCK_MONOTONIC, nanoseconds: since when every scan has found that it may be. */
+	__u64 since;
+	/* The address of its socket, and its cgroup for the memory of services. */
+	__u64 sock;
+	__u64 cgroup;
+	/* The last scan that has found it so. */
+	__u32 scan;
+	__u32 pad;
+};
+
 /* A program by the name of its process, as in /proc/PID/comm. The value is 1 if it was seen to splice. */
 struct program {
 	char name[16];
@@ -262,11 +276,22 @@ enum counter {
 	COUNTER_TCP_ONLY_CGROUP,
 	/* A message that goes through TCP now and then, so that the connection does not look idle on its way (law 9). */
 	COUNTER_MESSAGES_REFRESH,
+	/* Established connections that were adopted: both ends were put into the socket map, */
+	COUNTER_ADOPTED,
+	/* and looks at an end that may not be now: it is in another network namespace than the tool, closes, */
+	COUNTER_ADOPT_NAMESPACE,
+	COUNTER_ADOPT_CLOSING,
+	/* a thread sleeps in recv or send, too much of a large segment has been read, or it has left the map not long ago; */
+	COUNTER_ADOPT_WAITED,
+	COUNTER_ADOPT_UNREAD,
+	COUNTER_ADOPT_AGAIN,
+	/* or the other end may not be, or cannot be found by its addresses. */
+	COUNTER_ADOPT_UNPAIRED,
 	COUNTERS,
 };
 
 /* Why a socket is not followed that the tool would take now: it was connected before the tool started, by a blocking socket, or
- * while --max-flows was reached. Nothing counts it.
+ * while --max-flows was reached, and no scan has adopted it yet. Nothing counts it.
  */
 #define NOT_FOLLOWED COUNTERS
 
@@ -329,7 +354,13 @@ struct end {
 	__u32 redirect_seq;
 	/* The most that waited in the mate's queue at a redirect. */
 	__u32 queue_peak;
-	/* CLOCK_MONOTONIC, nanoseconds: when it was established, and when it last refreshed what is between the ends. */
+	/* It was put into the map by a scan, not when it was established. */
+	__u32 adopted;
+	/* How often it has left the map, */
+	__u32 departures;
+	/* and when it last did. CLOCK_MONOTONIC, nanoseconds, as the next. */
+	__u64 left_at;
+	/* When it was established, or adopted, and when it last refreshed what is between the ends. */
 	__u64 since;
 	__u64 refreshed;
 };

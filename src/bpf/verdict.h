@@ -204,6 +204,9 @@ static __always_inline enum counter observe(struct end *end, struct flow *flow, 
 			service_shun(flow, COUNTER_REFUSED_IO_URING);
 		return refuse(flow, COUNTER_TCP_ONLY_SPECIAL);
 	}
+	/* The answers of an end that has not been adopted yet are not seen. */
+	if (end->adopted && !(flow_word(flow) & FLOW_END(!end->side)))
+		end->observed = end->turns = end->observed_bytes = 0;
 	if (end->observed < flow->observe)
 		return COUNTERS;
 	pattern = pattern_of(end);

@@ -1,5 +1,6 @@
 //! Owns libbpf and every `unsafe`: loads the datapath, attaches it, reads its counters, and takes it away again.
 
+mod adopt;
 mod connection;
 mod decisions;
 mod ends;
@@ -34,6 +35,7 @@ use crate::counters::Counters;
 use crate::ports::PortSet;
 use skeleton::{SockredirSkel, SockredirSkelBuilder, types};
 
+pub use adopt::Scan;
 pub use decisions::Decision;
 pub use ends::{EndKey, Ends};
 pub use requirements::{check as check_requirements, tells_waiters};
@@ -149,6 +151,7 @@ impl<'a> Datapath<'a> {
             .sockredir_map
             .set_max_entries(options.max_flows * 2)
             .and_then(|()| open.maps.sockredir_flow.set_max_entries(options.max_flows))
+            .and_then(|()| open.maps.sockredir_cand.set_max_entries(options.max_flows * 2))
             .context("failed to set the size of the datapath's maps")?;
         open.progs
             .sockredir_splice

@@ -1,7 +1,7 @@
 //! How a running instance is asked what it does: over a Unix socket, by name of its cgroup.
 //!
 //! A question is a line, the answer is JSON, and the end of the connection ends it. Anyone may ask, as with `ss`; the processes
-//! of other users are told to root only. What is told changes nothing; to hand over is for root and the instance's own user.
+//! of other users are told to root only. What changes something, and to hand over, is for root and the instance's own user.
 
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
@@ -21,7 +21,7 @@ use nix::unistd::Uid;
 use serde::de::DeserializeOwned;
 
 use super::desk::{Answer, Asked, Event, Question};
-use super::model::{Flows, Process, Status};
+use super::model::{Adopted, Flows, Process, Status};
 use super::text::folders;
 use crate::cgroup::{Cgroup, Cgroups};
 use crate::handover;
@@ -36,6 +36,8 @@ const ASKERS: usize = 32;
 const QUESTION_BYTES: u64 = 64;
 /// What the instance that takes over says.
 const REPLACE: &str = "replace";
+/// The answer to a user who may not ask for that.
+const DENIED: &[u8] = b"null";
 
 /// Answers until it is dropped.
 pub struct Control {
@@ -138,21 +140,31 @@ fn answer(mut asker: UnixStream, peer: &UnixCredentials, desk: &Sender<Event>) -
     if line.trim_end() == REPLACE {
         return hand_over(&asker, peer, desk);
     }
-    let question = line.trim_end().parse()?;
+    let question: Question = line.trim_end().parse()?;
+    if question.is_order() && !may_order(peer) {
+        asker.write_all(DENIED)?;
+        return Ok(());
+    }
     let text = match ask(desk, question)? {
         Answer::Status(status) => serde_json::to_vec(&status)?,
         Answer::Flows(mut flows) => {
             hide_foreign(&mut flows, peer.uid());
             serde_json::to_vec(&flows)?
         }
+        Answer::Adopted(adopted) => serde_json::to_vec(&adopted)?,
     };
     asker.write_all(&text)?;
     Ok(())
 }
 
+/// Root, and whoever runs the instance.
+fn may_order(peer: &UnixCredentials) -> bool {
+    peer.uid() == 0 || peer.uid() == Uid::effective().as_raw()
+}
+
 fn hand_over(asker: &UnixStream, peer: &UnixCredentials, desk: &Sender<Event>) -> Result<()> {
     let by = u32::try_from(peer.pid()).unwrap_or(0);
-    let offer = if peer.uid() == 0 || peer.uid() == Uid::effective().as_raw() {
+    let offer = if may_order(peer) {
         wait_for(desk, |reply| Event::Replace { by, reply })
     } else {
         Err(anyhow!("only root and the user that it runs as may replace it"))
@@ -170,7 +182,7 @@ fn hand_over(asker: &UnixStream, peer: &UnixCredentials, desk: &Sender<Event>) -
 pub fn sample_of(desk: &Sender<Event>) -> Result<Status> {
     match ask(desk, Question::Sample)? {
         Answer::Status(status) => Ok(*status),
-        Answer::Flows(_) => bail!("the status was asked for"),
+        Answer::Flows(_) | Answer::Adopted(_) => bail!("the status was asked for"),
     }
 }
 
@@ -218,6 +230,12 @@ pub fn sample(cgroup: Option<&Path>) -> Result<Status> {
 
 pub fn flows(cgroup: Option<&Path>) -> Result<Flows> {
     question(cgroup, Question::Flows)
+}
+
+/// Has established connections adopted.
+pub fn adopt(cgroup: Option<&Path>) -> Result<Adopted> {
+    let adopted: Option<Adopted> = question(cgroup, Question::Adopt)?;
+    adopted.context("only root and the user of the running sockredir may have it adopt connections")
 }
 
 fn question<T: DeserializeOwned>(cgroup: Option<&Path>, question: Question) -> Result<T> {

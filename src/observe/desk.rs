@@ -4,10 +4,11 @@ use std::str::FromStr;
 use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 
-use super::model::{FORMAT, Flows, Instance, Since, Status};
+use super::model::{Adopted, FORMAT, Flows, Instance, Since, Status};
 use super::pair::pair;
+use crate::adopt::Schedule;
 use crate::counters::Counters;
 use crate::handover::Offer;
 use crate::kernel::Datapath;
@@ -19,12 +20,15 @@ pub enum Question {
     /// The status, without a trace.
     Sample,
     Flows,
+    /// Have established connections adopted, which is for whoever started the instance.
+    Adopt,
 }
 
 #[derive(Debug)]
 pub enum Answer {
     Status(Box<Status>),
     Flows(Flows),
+    Adopted(Adopted),
 }
 
 /// A question, and where its answer goes.
@@ -54,20 +58,27 @@ pub enum Event {
 }
 
 pub struct Desk {
+    pub schedule: Schedule,
     instance: Instance,
     started: Instant,
     last: Option<(Instant, Counters)>,
 }
 
 impl Question {
-    const ALL: [Self; 3] = [Self::Status, Self::Sample, Self::Flows];
+    const ALL: [Self; 4] = [Self::Status, Self::Sample, Self::Flows, Self::Adopt];
 
     pub fn word(self) -> &'static str {
         match self {
             Self::Status => "status",
             Self::Sample => "sample",
             Self::Flows => "flows",
+            Self::Adopt => "adopt",
         }
+    }
+
+    /// Whether it changes what the instance does.
+    pub fn is_order(self) -> bool {
+        self == Self::Adopt
     }
 }
 
@@ -84,8 +95,9 @@ impl FromStr for Question {
 
 impl Desk {
     /// For an instance that has just started.
-    pub fn new(instance: Instance) -> Self {
+    pub fn new(instance: Instance, schedule: Schedule) -> Self {
         Self {
+            schedule,
             instance,
             started: Instant::now(),
             last: None,
@@ -94,10 +106,14 @@ impl Desk {
 
     pub fn stopping(&mut self) {
         self.instance.stopping = true;
+        self.schedule.stop();
     }
 
     pub fn answer(&mut self, datapath: &Datapath<'_>, asked: Asked) {
         let answer = match asked.question {
+            Question::Adopt if self.instance.stopping => Err(anyhow!("the instance is ending")),
+            // Answered when it is done.
+            Question::Adopt => return self.schedule.ask(asked.reply, Instant::now()),
             Question::Flows => self.flows(datapath).map(Answer::Flows),
             Question::Sample => self
                 .status(datapath)
@@ -127,6 +143,7 @@ impl Desk {
             flows: ends.flows,
             maps: datapath.maps(&ends),
             queues: ends.queues(),
+            adoption: self.schedule.adoption(),
             counters,
             since_last,
         })

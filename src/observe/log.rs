@@ -73,6 +73,7 @@ fn kind_of(reason: &str) -> &'static str {
     match reason {
         "ends_left" => "left",
         "drain_done" => "drained",
+        "adopted" => "adopted",
         _ if reason.starts_with("admitted_") => "admitted",
         _ if reason.starts_with("refused_") => "refused",
         _ if reason.starts_with("drain_") => "draining",

@@ -1,5 +1,6 @@
 //! Seeing what an instance does: what it tells, how it is asked, and how that is shown.
 
+pub mod adopt;
 pub mod control;
 pub mod desk;
 #[cfg(test)]

@@ -22,6 +22,7 @@ pub struct Status {
     pub maps: Maps,
     /// What was redirected or received and not yet read, of all ends in the socket map.
     pub queues: Queues,
+    pub adoption: Adoption,
     /// Since the start, in the order of `enum counter`.
     pub counters: Counters,
     /// Since `status` was last asked for, if it was.
@@ -84,6 +85,26 @@ pub struct Queues {
     pub bytes: u64,
     /// Ends with something unread.
     pub ends: u64,
+}
+
+/// The scans for established connections that may be adopted.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Adoption {
+    /// `start`, `auto` or `off`.
+    pub mode: String,
+    pub scans: u64,
+    /// What all of them have taken of one processor's time, and the last one.
+    pub scan_seconds: f64,
+    pub last_scan_seconds: f64,
+}
+
+/// What `adopt` tells: its scans, what they have taken, and how many connections were adopted.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Adopted {
+    pub format: u32,
+    pub scans: u64,
+    pub seconds: f64,
+    pub adopted: u64,
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]

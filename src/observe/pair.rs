@@ -148,8 +148,11 @@ fn judge(client: Option<&Held>, server: Option<&Held>) -> (FlowState, String) {
         NOT_FOLLOWED if client.is_none() => "refused_unpaired".to_owned(),
         other => other.to_owned(),
     });
-    let told = client.filter(|reason| reason != NOT_FOLLOWED || server.is_none());
-    (FlowState::TcpOnly, told.or(server).unwrap_or_default())
+    // Those are for want of a reason of this end's own.
+    let is_own = |reason: &String| reason != NOT_FOLLOWED && reason != "adopt_unpaired";
+    let told = client.clone().filter(is_own);
+    let told = told.or(server.clone().filter(is_own));
+    (FlowState::TcpOnly, told.or(client).or(server).unwrap_or_default())
 }
 
 fn followed(held: Option<&Held>) -> Option<&Socket> {
@@ -342,6 +345,12 @@ mod tests {
             "refused_blocking_server"
         );
         assert_eq!(reason(vec![client(), server()]), "not_followed");
+        let unpaired = || refused(client(), "adopt_unpaired");
+        assert_eq!(reason(vec![unpaired(), server()]), "adopt_unpaired");
+        assert_eq!(
+            reason(vec![unpaired(), refused(server(), "adopt_waited")]),
+            "adopt_waited"
+        );
         assert_eq!(reason(vec![server()]), "refused_unpaired");
         let unknown = followed(server(), true, FlowState::TcpOnly, "refused_unknown_server");
         let decided = followed(client(), false, FlowState::TcpOnly, "tcp_only_blocking");

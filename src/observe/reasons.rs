@@ -236,8 +236,9 @@ pub static REASONS: &[Reason] = &[
     },
     Reason {
         name: "bytes_repeated",
-        cause: "bytes that TCP delivered for the second time were cut off, so that the reader does not get them twice",
-        remedy: "nothing to do: nothing was lost; it takes a receiver whose memory was full of tiny messages",
+        cause: "bytes that TCP delivered for the second time were cut off, so that the reader does not get them twice; or \
+                bytes of a segment that its program had read when the connection was adopted",
+        remedy: "nothing to do: nothing was lost; the former takes a receiver whose memory was full of tiny messages",
     },
     Reason {
         name: "repeated_uncut",
@@ -368,10 +369,53 @@ pub static REASONS: &[Reason] = &[
         remedy: "nothing to do: the next one is redirected again",
     },
     Reason {
+        name: "adopted",
+        cause: "a connection was followed only after it had been established: it is older than sockredir, or its program \
+                has made it non-blocking later",
+        remedy: "nothing to do",
+    },
+    Reason {
+        name: "adopt_namespace",
+        cause: "the connection was established before it could be followed, in another network namespace than \
+                sockredir's own, which is the only one that it looks for such connections in",
+        remedy: "connect again; or run another sockredir in that namespace, on a cgroup of its programs",
+    },
+    Reason {
+        name: "adopt_closing",
+        cause: "the connection was established before it could be followed, and is closing or half-closed",
+        remedy: "nothing to do",
+    },
+    Reason {
+        name: "adopt_waited",
+        cause: "the connection was established before it could be followed, and a thread sleeps in a call on it, which \
+                redirected data would not wake",
+        remedy: "nothing to do: it is tried again when that thread has what it waits for; a program that waits in a \
+                 blocking call most of the time stays on TCP",
+    },
+    Reason {
+        name: "adopt_unread",
+        cause: "the connection was established before it could be followed, and its program is in the middle of reading \
+                a segment of more than 64 KiB",
+        remedy: "nothing to do: it is tried again",
+    },
+    Reason {
+        name: "adopt_again",
+        cause: "the connection was followed and has gone back to TCP, and may not come back yet: after 8 seconds, and \
+                twice as long each time",
+        remedy: "nothing to do: the `tcp_only_` and `drain_` counters say why it went",
+    },
+    Reason {
+        name: "adopt_unpaired",
+        cause: "the connection was established before it could be followed, and its other end may not be, or cannot be \
+                found: addresses that are translated do not tell, and neither do sockets that were restored",
+        remedy: "let `--cgroup` cover both programs, and see the reason of the other end; connect again",
+    },
+    Reason {
         name: NOT_FOLLOWED,
         cause: "the connection was established before sockredir started, or by a socket that was blocking then and is \
-                not now, or while as many as `--max-flows` allows were followed",
-        remedy: "connect again, after raising `--max-flows` if `refused_full` is above 0",
+                not now, or while as many as `--max-flows` allows were followed, and is not adopted yet",
+        remedy: "nothing to do for a moment, unless `--adopt` is `off` or `start`; `sockredir adopt` has it tried now; \
+                 raise `--max-flows` if `refused_full` is above 0",
     },
 ];
 

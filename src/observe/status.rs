@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Result;
 
 use super::control;
-use super::model::{Fill, Since, Status};
+use super::model::{Adoption, Fill, Since, Status};
 use super::text::{bytes, columns, folders, short};
 use crate::cli::StatusArgs;
 use crate::counters::Counters;
@@ -74,12 +74,24 @@ fn text(status: &Status) -> String {
                 fill(status.maps.listeners)
             ),
         ),
+        row("adopts", adoption(&status.adoption, &status.counters)),
         row("total", paths(&status.counters, None)),
     ];
     if let Some(since) = &status.since_last {
         rows.push(row("rates", rates(since)));
     }
     format!("{}\n{}", columns(&rows), counters(status))
+}
+
+fn adoption(adoption: &Adoption, counters: &Counters) -> String {
+    format!(
+        "{}: {} connections, in {} scans of {:.1} ms in all, the last one of {:.1} ms",
+        adoption.mode,
+        counters.value("adopted"),
+        adoption.scans,
+        adoption.scan_seconds * 1000.0,
+        adoption.last_scan_seconds * 1000.0
+    )
 }
 
 fn row(name: &str, text: String) -> Vec<String> {
@@ -177,6 +189,12 @@ mod tests {
             flows: Default::default(),
             maps: Maps::default(),
             queues: Queues { bytes: 5000, ends: 2 },
+            adoption: Adoption {
+                mode: "auto".to_owned(),
+                scans: 3,
+                scan_seconds: 0.025,
+                last_scan_seconds: 0.0081,
+            },
             counters: counters(3000, 20),
             since_last: None,
         }
@@ -190,6 +208,7 @@ mod tests {
             "since     2023-11-14T22:13:20Z, 2h 13m\n",
             "admits    connections over loopback, non-blocking programs, all ports but 22, not docker-proxy\n",
             "queues    5.00 kB unread, in 2 queues\n",
+            "adopts    auto: 0 connections, in 3 scans of 25.0 ms in all, the last one of 8.1 ms\n",
             "total     3.00k messages and 300 kB redirected, 20 messages and 2.00 kB over TCP\n",
             "messages_redirected  3000\n",
         ] {

@@ -11,6 +11,7 @@ mod network;
 mod pace;
 mod process;
 mod restrict;
+mod scans;
 mod sys;
 mod tool;
 mod traffic;
@@ -24,6 +25,7 @@ pub use process::Process;
 pub use restrict::{
     break_fionread, drop_capabilities, hide_cgroup2, lock_cgroup2, replace_btf, without_loopback,
 };
+pub use scans::Scans;
 pub use sys::{Interrupts, open_tunnel, wait_readable};
 pub use tool::{Tool, ToolReport};
 pub use traffic::{Traffic, TrafficReport, example};

@@ -8,6 +8,7 @@ mod haproxy;
 mod memcached;
 mod nginx;
 mod node;
+mod pools;
 mod postgres;
 mod python;
 mod redis;

@@ -6,7 +6,7 @@ use crate::compare::compare;
 use crate::servers::{self, HOSTS, POSTGRES_PORT, POSTGRES_USER};
 use crate::stage::{Stage, digest, digest_of};
 
-fn client(stage: &Stage, program: &str, host: &str) -> Command {
+pub fn client(stage: &Stage, program: &str, host: &str) -> Command {
     let mut command = stage.command(program);
     command
         .args(["-h", host, "-p", POSTGRES_PORT, "-U", POSTGRES_USER])

@@ -101,8 +101,14 @@ fn connect(options: &Options, seed: u64, number: u64) -> Result<Client> {
         (None, true) => sys::Begin::WithData,
         (None, false) => sys::Begin::Usual,
     };
-    let stream = sys::connect_so(begin, source, options.address, nonblocking);
+    let stream = sys::connect_so(
+        begin,
+        source,
+        options.address,
+        nonblocking && !options.common.late,
+    );
     let stream = stream.with_context(|| format!("failed to connect to {}", options.address))?;
+    stream.set_nonblocking(nonblocking)?;
     let same = stream.try_clone().context("failed to share the socket")?;
     let mut end = End::new(&options.common, seed, number, Side::Client, stream);
     end.expect_echo();

@@ -40,6 +40,10 @@ impl End {
         }
     }
 
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
     pub fn limit_send_buffer(&self, bytes: i32) -> Result<()> {
         sys::set_buffers(&self.stream, None, Some(bytes)).context("failed to set SO_SNDBUF")
     }

@@ -36,6 +36,9 @@ pub struct Common {
     pub family: Family,
     #[arg(long, value_enum, default_value = "nonblocking")]
     pub mode: Mode,
+    /// Sockets of event loops block until they are connected or accepted
+    #[arg(long)]
+    pub late: bool,
     /// Connections at a time
     #[arg(long)]
     pub connections: Option<u64>,

@@ -225,8 +225,9 @@ impl Run {
             .mate
             .as_ref()
             .map(|_| (mate::source_of(number_of(connection.id)), 0).into());
-        match sys::connect(source, target, nonblocking) {
+        match sys::connect(source, target, nonblocking && !self.common.late) {
             Ok(stream) => {
+                stream.set_nonblocking(nonblocking)?;
                 self.expect(connection, stream.local_addr()?);
                 self.workload.tune(connection.id, Side::Client, &stream)?;
                 Ok(Some(stream))
@@ -252,7 +253,8 @@ impl Run {
     /// A client from the next of a listener's queue, and its connection unless no client of ours opened it.
     pub fn accept(&self, listener: usize) -> io::Result<(TcpStream, Option<Arc<Connection>>)> {
         let nonblocking = self.parts.modes[Side::Server.index()] == Mode::Nonblocking;
-        let (stream, client) = self.listeners[listener].accept(nonblocking)?;
+        let (stream, client) = self.listeners[listener].accept(nonblocking && !self.common.late)?;
+        stream.set_nonblocking(nonblocking)?;
         let connection = match self.mate {
             None => self.claim(listener, client),
             Some(_) => mate::number_of(client.ip()).map(|number| {

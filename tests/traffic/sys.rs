@@ -295,6 +295,11 @@ pub fn set_buffers(stream: &TcpStream, receive: Option<i32>, send: Option<i32>) 
     Ok(())
 }
 
+/// What has to be there before a socket counts as readable.
+pub fn set_low_water(stream: &TcpStream, bytes: i32) -> io::Result<()> {
+    set_option(stream, libc::SOL_SOCKET, libc::SO_RCVLOWAT, bytes)
+}
+
 /// Makes the kernel throw away every segment that comes in for a socket, or take them again.
 pub fn drop_incoming(stream: &TcpStream, drop: bool) -> io::Result<()> {
     if !drop {

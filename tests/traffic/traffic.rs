@@ -15,6 +15,7 @@ mod get;
 mod hold;
 mod mate;
 mod monitor;
+mod older;
 mod options;
 mod order;
 #[path = "../common/pace.rs"]
@@ -68,6 +69,8 @@ enum Workload {
     Serve(serve::Options),
     /// Connections that stay open and echo when told
     Hold(hold::Options),
+    /// Connections that are in some state when a tool finds them
+    Older(older::Options),
     /// Programs of every kind at once, whose connections do all that a connection can do
     Soak(soak::Options),
     /// One side of a soak's connections, which is to be killed
@@ -88,6 +91,7 @@ fn main() -> ExitCode {
             Workload::Get(options) => get::main(options),
             Workload::Serve(options) => serve::main(options),
             Workload::Hold(options) => hold::main(options),
+            Workload::Older(options) => older::main(options),
             Workload::Soak(options) => soak::main(options),
             Workload::Victim(options) => soak::victims::main(options),
         });

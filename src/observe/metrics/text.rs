@@ -4,7 +4,7 @@ use anyhow::Result;
 use prometheus::{Gauge, GaugeVec, IntCounterVec, Opts, Registry, TextEncoder};
 
 use crate::counters::Counters;
-use crate::observe::model::{FlowState, FlowsByState, Instance, Maps, Queues, Status};
+use crate::observe::model::{Adoption, FlowState, FlowsByState, Instance, Maps, Queues, Status};
 
 /// A metric that is made of counters.
 struct Family {
@@ -16,7 +16,7 @@ struct Family {
     labels: &'static [&'static str],
 }
 
-const FAMILIES: [Family; 13] = [
+const FAMILIES: [Family; 15] = [
     Family {
         name: "sockredir_ends_inserted_total",
         help: "Ends of connections that were put into the socket map.",
@@ -95,6 +95,18 @@ const FAMILIES: [Family; 13] = [
         prefix: "decisions_dropped",
         labels: &[],
     },
+    Family {
+        name: "sockredir_flows_adopted_total",
+        help: "Connections that were followed only after they had been established.",
+        prefix: "adopted",
+        labels: &[],
+    },
+    Family {
+        name: "sockredir_adopt_postponed_total",
+        help: "Looks at ends of established connections that could not be adopted then, by reason.",
+        prefix: "adopt_",
+        labels: &["reason"],
+    },
 ];
 
 /// The text of a scrape. Every counter has a sample, those at 0 as well.
@@ -104,6 +116,7 @@ pub fn text(status: &Status) -> Result<String> {
     add_flows(&registry, &status.flows)?;
     add_maps(&registry, &status.maps)?;
     add_queues(&registry, &status.queues)?;
+    add_adoption(&registry, &status.adoption)?;
     for family in &FAMILIES {
         add_family(&registry, family, &status.counters)?;
     }
@@ -118,17 +131,17 @@ fn add_instance(registry: &Registry, instance: &Instance) -> Result<()> {
     let build = build
         .const_label("version", &instance.version)
         .const_label("kernel", &instance.kernel);
-    add_gauge(registry, build, 1)?;
+    add_gauge(registry, build, 1.0)?;
     let start = Opts::new(
         "sockredir_start_time_seconds",
         "When the instance was started, as Unix time.",
     );
-    add_gauge(registry, start, instance.started_at)?;
+    add_gauge(registry, start, instance.started_at as f64)?;
     let stopping = Opts::new(
         "sockredir_stopping",
         "1 if the instance was told to stop and waits for its connections to drain, else 0.",
     );
-    add_gauge(registry, stopping, u64::from(instance.stopping))
+    add_gauge(registry, stopping, f64::from(u8::from(instance.stopping)))
 }
 
 fn add_flows(registry: &Registry, flows: &FlowsByState) -> Result<()> {
@@ -164,17 +177,30 @@ fn add_queues(registry: &Registry, queues: &Queues) -> Result<()> {
         "sockredir_queue_bytes",
         "Bytes that were redirected or received and not read yet, of all ends in the socket map.",
     );
-    add_gauge(registry, bytes, queues.bytes)?;
+    add_gauge(registry, bytes, queues.bytes as f64)?;
     let ends = Opts::new(
         "sockredir_queue_ends",
         "Ends in the socket map with something unread.",
     );
-    add_gauge(registry, ends, queues.ends)
+    add_gauge(registry, ends, queues.ends as f64)
 }
 
-fn add_gauge(registry: &Registry, opts: Opts, value: u64) -> Result<()> {
+fn add_adoption(registry: &Registry, adoption: &Adoption) -> Result<()> {
+    let scans = Opts::new(
+        "sockredir_adopt_scans",
+        "Scans for established connections that may be adopted, since the start.",
+    );
+    add_gauge(registry, scans, adoption.scans as f64)?;
+    let last = Opts::new(
+        "sockredir_adopt_last_scan_seconds",
+        "How long the last scan for established connections took.",
+    );
+    add_gauge(registry, last, adoption.last_scan_seconds)
+}
+
+fn add_gauge(registry: &Registry, opts: Opts, value: f64) -> Result<()> {
     let gauge = Gauge::with_opts(opts)?;
-    gauge.set(value as f64);
+    gauge.set(value);
     Ok(registry.register(Box::new(gauge))?)
 }
 
@@ -265,6 +291,12 @@ pub fn sample() -> Status {
         queues: Queues {
             bytes: 301,
             ends: 302,
+        },
+        adoption: Adoption {
+            mode: "auto".to_owned(),
+            scans: 401,
+            scan_seconds: 1.5,
+            last_scan_seconds: 0.25,
         },
         since_last: Some(Since {
             seconds: 1.0,
@@ -359,6 +391,8 @@ mod tests {
             ("sockredir_map_max_entries{map=\"listeners\"}", 1204.0),
             ("sockredir_queue_bytes", 301.0),
             ("sockredir_queue_ends", 302.0),
+            ("sockredir_adopt_scans", 401.0),
+            ("sockredir_adopt_last_scan_seconds", 0.25),
         ] {
             assert!(samples.contains(&sample), "{sample:?}:\n{text}");
         }

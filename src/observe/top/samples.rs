@@ -45,6 +45,7 @@ fn status(values: [u64; 10]) -> Status {
         },
         flows: FlowsByState::default(),
         maps: Maps::default(),
+        adoption: Adoption::default(),
         queues: Queues {
             bytes: 1_230_000,
             ends: 3,

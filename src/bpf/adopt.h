@@ -1,0 +1,334 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Law 1, adoption: connections that are established already enter the map by a scan of the TCP sockets of the tool's network
+ * namespace. The iterator holds the lock of the socket that it is at, as a thread of its own.
+ */
+#ifndef ADOPT_H
+#define ADOPT_H
+
+#include "leave.h"
+#include "queue.h"
+
+#define MILLISECOND 1000000ull
+/* What may have been read of the first segment in the receive queue: the rest of CUTS is left to repeated bytes. */
+#define READ_BYTES (CUT_BYTES * (CUTS - 1))
+
+/* Levels of cgroups that are searched for a covered one. */
+#define CGROUP_LEVELS 64
+
+/* Whether a covered cgroup is the socket's or above it. */
+static __always_inline bool is_in_cgroup(struct sock *sock)
+{
+	struct cgroup *cgroup = sock->sk_cgrp_data.cgroup;
+	struct cgroup **ancestors = (void *)cgroup + bpf_core_field_offset(struct cgroup, ancestors);
+	int level = BPF_CORE_READ(cgroup, level);
+
+	for (int i = 0; i < CGROUP_LEVELS && i <= level; i++) {
+		struct cgroup *ancestor;
+		__u64 number;
+
+		if (bpf_probe_read_kernel(&ancestor, sizeof(ancestor), ancestors + i))
+			continue;
+		number = BPF_CORE_READ(ancestor, kn, id);
+		if (bpf_map_lookup_elem(&sockredir_cgrp, &number))
+			return true;
+	}
+	return false;
+}
+
+/* What has been read of the segment that the receive queue begins with. */
+static __always_inline __u32 read_of_first(struct tcp_sock *tcp)
+{
+	struct sk_buff *first = sock_of(tcp)->sk_receive_queue.next;
+	struct tcp_skb_cb *segment;
+
+	if (!sock_of(tcp)->sk_receive_queue.qlen)
+		return 0;
+	segment = kernel_object((void *)first + bpf_core_field_offset(struct sk_buff, cb), struct tcp_skb_cb);
+	return tcp->copied_seq - segment->seq;
+}
+
+/* close() has begun, and goes on as for a socket in no map: what is unread in the one queue it would not see. To be asked
+ * when the socket is in the map, as a close that begins then sees that it is.
+ */
+static __always_inline bool is_closed(struct file *file)
+{
+	if (bpf_core_field_exists(file->f_ref))
+		return file->f_ref.refcnt.counter < 0;
+	return !bpf_core_field_exists(file->f_count) || file->f_count.counter <= 0;
+}
+
+/* Why an end that the gate lets pass is not adopted now, as far as its socket tells; COUNTERS if it may be. Only a file that
+ * does not block is taken, whatever is admitted: a thread that enters recv before the map has the socket waits for TCP's own
+ * queue, where nothing will come.
+ */
+static __always_inline enum counter adoption_of(struct tcp_sock *tcp)
+{
+	struct sock *sock = sock_of(tcp);
+	struct file *file = file_of(sock);
+
+	if (!file || !is_nonblocking(file))
+		return COUNTER_REFUSED_BLOCKING;
+	if (sock->__sk_common.skc_state != TCP_ESTABLISHED || sock->sk_shutdown)
+		return COUNTER_ADOPT_CLOSING;
+	if (sock->sk_user_data)
+		return COUNTER_REFUSED_TAKEN;
+	if (tcp->urg_data)
+		return COUNTER_REFUSED_SPECIAL;
+	if (sleepers(sock))
+		return COUNTER_ADOPT_WAITED;
+	return read_of_first(tcp) > READ_BYTES ? COUNTER_ADOPT_UNREAD : COUNTERS;
+}
+
+/* What changes its nature all the time must not go in and out all the time. */
+static __always_inline bool is_too_early(struct end *end, __u64 now)
+{
+	__u32 doubled = end->departures - 1;
+	__u64 due;
+
+	if (!end->departures)
+		return false;
+	if (doubled >= adopt_again_times)
+		return true;
+	due = end->left_at + (adopt_again_ms * MILLISECOND << (doubled & 31));
+	if (due <= now)
+		return false;
+	if (!adopt_due || due < adopt_due)
+		adopt_due = due;
+	return true;
+}
+
+/* The same connection, seen from the other end. */
+static __always_inline void mirror(const struct endpoints *endpoints, struct endpoints *mirrored)
+{
+	mirrored->netns = endpoints->netns;
+	__builtin_memcpy(mirrored->local, endpoints->remote, sizeof(mirrored->local));
+	__builtin_memcpy(mirrored->remote, endpoints->local, sizeof(mirrored->remote));
+	mirrored->local_port = endpoints->remote_port;
+	mirrored->remote_port = endpoints->local_port;
+}
+
+/* Note that an end may be adopted: whether every scan has found that for long enough. What a thread that blocked had begun
+ * before the file was made non-blocking has ended by then, or sleeps where it is seen.
+ */
+static __always_inline bool note(const struct endpoints *endpoints, struct tcp_sock *tcp, __u64 now)
+{
+	struct candidate *known = bpf_map_lookup_elem(&sockredir_cand, endpoints);
+	struct candidate fresh = {
+		.numbers.seq = tcp->snd_una - (__u32)tcp->bytes_acked,
+		.numbers.ack = tcp->rcv_nxt - (__u32)tcp->bytes_received,
+		.since = now,
+		.sock = (unsigned long)tcp,
+		.cgroup = cgroup_of(sock_of(tcp)),
+		.scan = adopt_scan,
+	};
+
+	if (known && known->numbers.seq == fresh.numbers.seq && known->numbers.ack == fresh.numbers.ack &&
+	    known->scan + 1 >= adopt_scan) {
+		known->scan = adopt_scan;
+		return now - known->since >= adopt_seen_ms * MILLISECOND;
+	}
+	if (bpf_map_update_elem(&sockredir_cand, endpoints, &fresh, BPF_ANY))
+		count(COUNTER_REFUSED_FULL);
+	else
+		adopt_noted++;
+	return false;
+}
+
+/* Whether the numbers of two ends are mirrored (law 4), once the SYN of the connecting one is taken off. TCP_REPAIR lets a
+ * program choose the numbers of its socket, so they are compared with those of the mirrored endpoints only.
+ */
+static __always_inline bool has_connected(const struct end_key *one, const struct end_key *other)
+{
+	return other->ack == one->seq + 1 && other->seq == one->ack;
+}
+
+/* What came before the socket was mapped goes to the one queue (law 3), without what has been read of its first segment
+ * (queue.h). The option has its value already; to set it tells the socket's reader of what is there.
+ */
+static __always_inline void move_unread(struct tcp_sock *tcp)
+{
+	int least = 1;
+
+	if (sock_of(tcp)->sk_receive_queue.qlen)
+		bpf_setsockopt(tcp, SOL_SOCKET, SO_RCVLOWAT, &least, sizeof(least));
+}
+
+/* The record of the flow, made by the first of its ends. */
+static __always_inline struct flow *adopt_flow(struct end *end, struct tcp_sock *tcp,
+					       const struct service_key *service)
+{
+	struct flow fresh = { .service = *service, .observe = observe_messages };
+	struct flow_key key = end->flow;
+
+	flow_init(&fresh, end, sock_of(tcp), tcp->copied_seq);
+	if (bpf_map_update_elem(&sockredir_flow, &key, &fresh, BPF_NOEXIST)) {
+		count(COUNTER_REFUSED_FULL);
+		return NULL;
+	}
+	return bpf_map_lookup_elem(&sockredir_flow, &key);
+}
+
+/* The end that comes second. */
+static __always_inline bool adopt_join(struct flow *flow, struct end *end, struct tcp_sock *tcp)
+{
+	flow->sock[end->side & 1] = (unsigned long)tcp;
+	if (!flow_join(flow, end))
+		return false;
+	flow->queue_next[end->side & 1] = tcp->copied_seq;
+	return true;
+}
+
+static __always_inline void adopt_callbacks(struct end *end, struct tcp_sock *tcp)
+{
+	int flags = tcp->bpf_sock_ops_cb_flags | END_CALLBACKS;
+
+	end->callbacks |= END_CALLBACKS & ~tcp->bpf_sock_ops_cb_flags;
+	bpf_setsockopt(tcp, SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, &flags, sizeof(flags));
+}
+
+/* What was learnt of a socket that was followed before stays: its callbacks, and how often it has left. */
+static __always_inline void end_renew(struct end *end, struct end_key own, bool accepted)
+{
+	__u32 callbacks = end->callbacks, departures = end->departures;
+	__u64 left_at = end->left_at;
+
+	__builtin_memset(end, 0, sizeof(*end));
+	end_init(end, own.seq, own.ack);
+	end->accepted = accepted;
+	end->known = 1;
+	end->adopted = 1;
+	end->callbacks = callbacks;
+	end->departures = departures;
+	end->left_at = left_at;
+}
+
+/* Into the map, and into the record: a fresh one, or that of the other end. */
+static __always_inline enum counter adopt_into(struct flow *flow, struct end *end, struct tcp_sock *tcp,
+					       const struct service_key *service)
+{
+	struct file *file = file_of(sock_of(tcp));
+	enum counter refusal = COUNTERS;
+	struct end_key own = end->own;
+	bool is_first = !flow;
+
+	if (is_first && !adopt_flow(end, tcp, service))
+		return COUNTER_REFUSED_FULL;
+	if (bpf_map_update_elem(&sockredir_map, &own, tcp, BPF_NOEXIST))
+		refusal = COUNTER_REFUSED_TAKEN;
+	else if (!file || is_closed(file))
+		refusal = COUNTER_ADOPT_CLOSING;
+	else if (!is_first && !adopt_join(flow, end, tcp))
+		refusal = COUNTER_ADOPT_UNPAIRED;
+	if (refusal != COUNTERS) {
+		if (refusal != COUNTER_REFUSED_TAKEN)
+			bpf_map_delete_elem(&sockredir_map, &own);
+		if (is_first)
+			flow_release(end);
+		return refusal;
+	}
+	end->mapped = 1;
+	count(COUNTER_ENDS_INSERTED);
+	adopt_callbacks(end, tcp);
+	move_unread(tcp);
+	if (!is_first) {
+		adopt_joined++;
+		decide(sock_of(tcp), COUNTER_ADOPTED);
+	}
+	return COUNTERS;
+}
+
+/* An end that has qualified for long enough, with its mate. */
+static __always_inline enum counter adopt_end(struct tcp_sock *tcp, const struct endpoints *endpoints)
+{
+	struct candidate *own, *mate;
+	struct endpoints mirrored;
+	struct service_key key = {};
+	struct service *service;
+	enum counter refusal;
+	struct flow_key both;
+	struct end_key numbers;
+	struct flow *flow;
+	struct end *end;
+	bool connected;
+
+	mirror(endpoints, &mirrored);
+	own = bpf_map_lookup_elem(&sockredir_cand, endpoints);
+	mate = bpf_map_lookup_elem(&sockredir_cand, &mirrored);
+	if (!own || !mate)
+		return COUNTER_ADOPT_UNPAIRED;
+	connected = has_connected(&own->numbers, &mate->numbers);
+	if (!connected && !has_connected(&mate->numbers, &own->numbers))
+		return COUNTER_ADOPT_UNPAIRED;
+	numbers = own->numbers;
+	numbers.seq += connected;
+	if (numbers.seq == numbers.ack)
+		return COUNTER_REFUSED_SPECIAL;
+	both = flow_key_of(numbers);
+	flow = bpf_map_lookup_elem(&sockredir_flow, &both);
+	if (flow ? state_of(flow_word(flow)) != FLOW_OBSERVE || flow->sock[!side_of(numbers)] != mate->sock :
+		   mate->scan + 1 < adopt_scan)
+		return COUNTER_ADOPT_UNPAIRED;
+	service_at(connected ? endpoints : &mirrored, connected ? own->cgroup : mate->cgroup, &key);
+	service = bpf_map_lookup_elem(&sockredir_svc, &key);
+	if (service && service->shunned)
+		return service->shunned;
+	end = bpf_sk_storage_get(&sockredir_end, tcp, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!end)
+		return COUNTER_REFUSED_FULL;
+	end_renew(end, numbers, !connected);
+	refusal = adopt_into(flow, end, tcp, &key);
+	if (refusal != COUNTERS)
+		bpf_sk_storage_delete(&sockredir_end, tcp);
+	return refusal;
+}
+
+/* One look at a socket, whose lock is held. */
+static __always_inline void adopt(struct tcp_sock *tcp)
+{
+	struct end *end = bpf_sk_storage_get(&sockredir_end, tcp, NULL, 0);
+	struct sock *sock = sock_of(tcp);
+	struct endpoints endpoints;
+	enum counter refusal;
+	__u64 now;
+
+	if (end && end->mapped)
+		return;
+	if (gate_of(tcp, end ? end->exclusion : 0) != COUNTERS || !is_in_cgroup(sock))
+		return;
+	now = bpf_ktime_get_ns();
+	refusal = adoption_of(tcp);
+	if (refusal == COUNTERS && end && is_too_early(end, now))
+		refusal = COUNTER_ADOPT_AGAIN;
+	if (refusal == COUNTERS) {
+		endpoints_of(sock, &endpoints);
+		if (note(&endpoints, tcp, now))
+			refusal = adopt_end(tcp, &endpoints);
+	}
+	/* The others are those of the socket, which every scan would count again. */
+	if (refusal > COUNTER_ADOPTED && refusal < COUNTERS)
+		count(refusal);
+}
+
+/* Something is about to change that a scan has seen of a socket: two scans have to see it anew. True if one had. */
+static __always_inline bool forget(struct sock *sock)
+{
+	struct endpoints endpoints;
+
+	endpoints_of(sock, &endpoints);
+	return !bpf_map_delete_elem(&sockredir_cand, &endpoints);
+}
+
+/* A process that is kept off holds a connection, or one with an io_uring: it is not adopted, nor is its mate. */
+static __always_inline void exclude_held(struct sock *sock, struct task_struct *task)
+{
+	enum counter exclusion = exclusion_of(task);
+	struct end *end;
+
+	if (!exclusion || !forget(sock))
+		return;
+	end = bpf_sk_storage_get(&sockredir_end, sock, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (end && !end->mapped)
+		end->exclusion = end->left = exclusion;
+}
+
+#endif

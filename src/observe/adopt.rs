@@ -1,0 +1,25 @@
+//! `sockredir adopt`: has the running instance adopt established connections now.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use super::control;
+use crate::cli::AdoptArgs;
+use crate::output::print;
+
+pub fn adopt(args: &AdoptArgs) -> Result<ExitCode> {
+    let adopted = control::adopt(args.cgroup.as_deref())?;
+    let text = if args.json {
+        serde_json::to_string(&adopted)?
+    } else {
+        format!(
+            "{} connections adopted, in {} scans of {:.1} ms in all; `sockredir flows` says why others were not",
+            adopted.adopted,
+            adopted.scans,
+            adopted.seconds * 1000.0
+        )
+    };
+    print(&(text + "\n"))?;
+    Ok(ExitCode::SUCCESS)
+}

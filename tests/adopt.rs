@@ -1,0 +1,294 @@
+//! Adoption: connections that are older than the tool, or become non-blocking later, are accelerated, and nothing is lost.
+
+mod common;
+
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Output};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{Arena, Tool, ToolReport, Traffic};
+use serde_json::Value;
+
+/// Of `older`: messages each way for each line.
+const ROUNDS: u64 = 64;
+const SIZE: u64 = 512;
+const NOBODY: u32 = 65534;
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn ask(arena: &Arena, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sockredir"));
+    command.args(arguments).arg("--cgroup").arg(arena.cgroup());
+    command.output().expect("failed to run sockredir")
+}
+
+fn json(arena: &Arena, command: &str) -> Value {
+    let output = ask(arena, &[command, "--json"]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && errors.is_empty(),
+        "{command}: {errors}"
+    );
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+fn adopt(arena: &Arena) -> u64 {
+    json(arena, "adopt")["adopted"].as_u64().expect("a number")
+}
+
+/// State and reason of the only connection.
+fn only_flow(arena: &Arena) -> (String, String) {
+    let answer = json(arena, "flows");
+    let flows = answer["flows"].as_array().expect("flows");
+    assert_eq!(flows.len(), 1, "{answer}");
+    let text = |member: &str| flows[0][member].as_str().expect("text").to_owned();
+    (text("state"), text("reason"))
+}
+
+fn older(arena: &Arena, arguments: &[&str]) -> Traffic {
+    let mut older = arena.traffic(&[&["older"], arguments].concat());
+    older.wait_for_line("waiting", 1);
+    older
+}
+
+/// Has the connections go on once, the `count`th time.
+fn go_on(older: &mut Traffic, count: usize) {
+    older.send_line("");
+    older.wait_for_line("waiting", count + 1);
+}
+
+fn stop(tool: Tool) -> ToolReport {
+    let report = tool.stop();
+    assert!(
+        report.status.success() && report.stderr.is_empty(),
+        "{}",
+        report.transcript
+    );
+    report
+}
+
+/// Waits until a counter of the tool has come so far.
+fn wait_until(arena: &Arena, counter: &str, least: u64) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let value = json(arena, "status")["counters"][counter].as_u64();
+        if value >= Some(least) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{counter} is {value:?} of {least}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn connections_that_are_older_than_the_tool_bypass_loopback() {
+    for family in ["v4", "v6", "mapped"] {
+        let arena = Arena::new();
+        let mut older = older(&arena, &["--connections", "200", "--family", family]);
+        let tool = Tool::start(&arena, &[]);
+        wait_until(&arena, "adopted", 200);
+        go_on(&mut older, 1);
+        let before = arena.loopback_bytes();
+        go_on(&mut older, 2);
+        let carried = arena.loopback_bytes() - before;
+        assert!(
+            carried < 200 * ROUNDS * SIZE / 50,
+            "loopback carried {carried} bytes"
+        );
+        older.finish();
+        let report = stop(tool);
+        assert_eq!(report.counter("adopted"), 200, "{}", report.transcript);
+        assert_eq!(
+            report.counter("admitted_request_response"),
+            200,
+            "{}",
+            report.transcript
+        );
+        report.assert_above("messages_redirected", 200 * ROUNDS);
+    }
+}
+
+/// Connected and accepted by blocking sockets, so the gate leaves it out.
+#[test]
+fn a_connection_that_becomes_non_blocking_is_adopted() {
+    let arena = Arena::new();
+    let tool = Tool::start(&arena, &[]);
+    let mut older = older(&arena, &["--state", "turned"]);
+    wait_until(&arena, "adopted", 1);
+    go_on(&mut older, 1);
+    older.finish();
+    let report = stop(tool);
+    assert_eq!(report.counter("refused_blocking"), 1, "{}", report.transcript);
+    report.assert_above("messages_redirected", ROUNDS);
+}
+
+/// What waits is moved to the one queue: it is counted by FIONREAD, read once, and before what comes later.
+#[test]
+fn what_waits_to_be_read_is_read_once_and_in_order() {
+    for state in ["unread", "partly", "deep"] {
+        let arena = Arena::new();
+        let mut older = older(&arena, &["--state", state]);
+        let tool = Tool::start(&arena, &["--adopt", "off"]);
+        println!("{state}: {} adopted, {:?}", adopt(&arena), only_flow(&arena));
+        go_on(&mut older, 1);
+        older.finish();
+        let report = stop(tool);
+        println!("{}", report.transcript);
+        if state != "deep" {
+            report.assert_above("messages_redirected", ROUNDS);
+        }
+    }
+}
+
+/// A connection in this state is left alone, for this reason, and goes on as ever; once it has gone on it may be adopted.
+fn assert_left_alone(state: &str, reason: &str, later: u64) {
+    let arena = Arena::new();
+    let mut older = older(&arena, &["--state", state]);
+    let tool = Tool::start(&arena, &["--adopt", "off"]);
+    assert_eq!(adopt(&arena), 0, "{state}");
+    assert_eq!(
+        only_flow(&arena),
+        ("tcp-only".to_owned(), reason.to_owned()),
+        "{state}"
+    );
+    go_on(&mut older, 1);
+    assert_eq!(adopt(&arena), later, "{state}");
+    go_on(&mut older, 2);
+    older.finish();
+    let report = stop(tool);
+    assert_eq!(report.counter("adopted"), later, "{}", report.transcript);
+    if later > 0 {
+        report.assert_above("messages_redirected", ROUNDS);
+    } else {
+        assert_eq!(report.counter("ends_inserted"), 0, "{}", report.transcript);
+    }
+}
+
+#[test]
+fn connections_that_redirected_data_would_break_are_left_alone() {
+    for (state, reason, later) in [
+        ("sleeping", "adopt_waited", 1),
+        ("blocking", "refused_blocking", 0),
+        ("urgent", "refused_special", 1),
+        ("half-closed", "adopt_closing", 0),
+        ("deaf", "adopt_closing", 0),
+        ("zero-copy", "refused_special", 0),
+        ("low-water", "refused_special", 0),
+        ("peek-offset", "refused_special", 0),
+    ] {
+        assert_left_alone(state, reason, later);
+    }
+}
+
+#[test]
+fn programs_that_are_kept_off_are_not_adopted() {
+    for (tool_arguments, traffic_arguments, reason) in [
+        (&["--exclude-programs", "traffic"][..], &[][..], "refused_program"),
+        (&[], &["--io-uring"], "refused_io_uring"),
+        (&["--ports", "1"], &[], "refused_port"),
+    ] {
+        let arena = Arena::new();
+        let older = older(&arena, traffic_arguments);
+        let tool = Tool::start(&arena, tool_arguments);
+        assert_eq!(adopt(&arena), 0, "{reason}");
+        assert_eq!(only_flow(&arena), ("tcp-only".to_owned(), reason.to_owned()));
+        older.finish();
+        assert_eq!(stop(tool).counter("ends_inserted"), 0);
+    }
+}
+
+/// Scans see the network namespace of the tool only; elsewhere new connections are followed as ever.
+#[test]
+fn connections_of_another_network_namespace_are_left_out_and_it_is_said() {
+    let (arena, elsewhere) = (Arena::new(), Arena::new());
+    let command = || elsewhere.command_in(arena.cgroup(), Traffic::program());
+    let mut older = Traffic::start(command(), &["older"]);
+    older.wait_for_line("waiting", 1);
+    let tool = Tool::start(&arena, &[]);
+    assert_eq!(adopt(&arena), 0);
+    assert_eq!(only_flow(&arena).1, "adopt_namespace");
+    older.finish();
+    Traffic::start(command(), &["echo", "--count", "100"]).finish();
+    let report = stop(tool);
+    assert_eq!(report.counter("adopted"), 0, "{}", report.transcript);
+    assert_eq!(
+        report.counter("admitted_request_response"),
+        1,
+        "{}",
+        report.transcript
+    );
+}
+
+/// An end whose mate is not covered is looked at again and again, and never enters the map.
+#[test]
+fn a_connection_with_one_end_outside_the_cgroup_is_not_adopted() {
+    let arena = Arena::new();
+    let mut server = Traffic::start(arena.host_command(Traffic::program()), &["serve"]);
+    let address = server.wait_for_line("address=", 1).replace("address=", "");
+    let tool = Tool::start(&arena, &["--adopt", "off"]);
+    let mut client = arena.traffic(&["dial", &address, "--late", "--count", "1000000000"]);
+    wait_until(&arena, "refused_blocking", 1);
+    assert_eq!(adopt(&arena), 0);
+    assert_eq!(adopt(&arena), 0);
+    assert_eq!(only_flow(&arena).1, "adopt_unpaired");
+    client.signal(libc::SIGKILL);
+    client.wait();
+    server.finish();
+    assert_eq!(stop(tool).counter("ends_inserted"), 0);
+}
+
+/// It goes back to TCP as often as it is one, but is taken in again ever more rarely.
+#[test]
+fn a_stream_of_small_messages_waits_before_it_comes_back() {
+    let arena = Arena::new();
+    let mut older = older(&arena, &["--state", "one-way"]);
+    let tool = Tool::start(&arena, &[]);
+    wait_until(&arena, "adopted", 1);
+    go_on(&mut older, 1);
+    // What comes now is of another nature.
+    go_on(&mut older, 2);
+    wait_until(&arena, "adopted", 2);
+    go_on(&mut older, 3);
+    older.finish();
+    let report = stop(tool);
+    assert_eq!(report.counter("tcp_only_pattern"), 1, "{}", report.transcript);
+    assert_eq!(report.counter("adopted"), 2, "{}", report.transcript);
+    report.assert_above("adopt_again", 0);
+    report.assert_above("messages_redirected", ROUNDS);
+}
+
+/// What the old process has drained the new one adopts, under load.
+#[test]
+fn an_upgrade_hands_flows_from_one_process_to_the_next() {
+    let arena = Arena::new();
+    let mut arguments = vec!["readers", "--connections", "50", "--churn", "0"];
+    arguments.extend(["--seconds", "600"]);
+    let mut traffic = arena.traffic(&arguments);
+    for _ in 0..3 {
+        let tool = Tool::start(&arena, &[]);
+        let begin = Instant::now();
+        wait_until(&arena, "adopted", 45);
+        wait_until(&arena, "messages_redirected", 1000);
+        println!("accelerated after {:?}", begin.elapsed());
+        stop(tool);
+        assert!(traffic.is_running(), "the workload ended early");
+    }
+    traffic.signal(libc::SIGTERM);
+    assert_eq!(traffic.finish().value("stalls"), 0);
+}
+
+#[test]
+fn only_root_and_the_user_of_the_instance_may_ask_for_scans() {
+    let arena = Arena::new();
+    let tool = Tool::start(&arena, &[]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sockredir"));
+    command.args(["adopt", "--cgroup"]).arg(arena.cgroup());
+    let output = command.uid(NOBODY).output().expect("failed to run sockredir");
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        !output.status.success() && errors.contains("only root"),
+        "{errors}"
+    );
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+    stop(tool);
+}

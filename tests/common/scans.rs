@@ -1,0 +1,54 @@
+//! Owns a thread that has a tool scan for connections to adopt, again and again.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::arena::Arena;
+
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Scans until it is dropped.
+pub struct Scans {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Scans {
+    /// For the tools that run on the arena's cgroup meanwhile.
+    pub fn begin(arena: &Arena) -> Self {
+        let inode = fs::metadata(arena.cgroup()).expect("the cgroup is there").ino();
+        let socket = PathBuf::from(format!("/run/sockredir/{inode}.sock"));
+        let stop = Arc::new(AtomicBool::new(false));
+        let until = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            while !until.load(Ordering::Relaxed) {
+                // Nobody waits for the answer, and while no tool runs there is none.
+                if let Ok(mut asker) = UnixStream::connect(&socket) {
+                    let _ = asker.write_all(b"adopt\n");
+                }
+                thread::sleep(PAUSE);
+            }
+        });
+        Self {
+            stop,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Scans {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // It has nothing to say.
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Pools of connections that were open before the tool: they are adopted, and answer as ever.
+
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::common::Process;
+use crate::postgres::client;
+use crate::servers;
+use crate::stage::Stage;
+
+const REDIS: u64 = 200;
+const POSTGRES: u64 = 16;
+const CONNECTED: Duration = Duration::from_secs(60);
+const ADOPTED: Duration = Duration::from_secs(30);
+const END: Duration = Duration::from_secs(120);
+
+fn counter(stage: &Stage, name: &str) -> u64 {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sockredir"));
+    command
+        .args(["status", "--json", "--cgroup"])
+        .arg(stage.arena().cgroup());
+    let output = command.output().expect("failed to run sockredir");
+    let status: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
+    status["counters"][name].as_u64().expect("a counter")
+}
+
+/// The established TCP sockets of the stage's namespace with this port, both ends of each connection.
+fn established(stage: &Stage, port: u16) -> usize {
+    let tables = ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"];
+    let text = stage
+        .arena()
+        .in_namespace(|| tables.map(|table| std::fs::read_to_string(table).unwrap_or_default()));
+    let suffix = format!(":{port:04X}");
+    let is_one = |line: &&str| {
+        let columns: Vec<_> = line.split_whitespace().collect();
+        columns.get(1..4).is_some_and(|columns| {
+            columns[2] == "01" && columns[..2].iter().any(|end| end.ends_with(&suffix))
+        })
+    };
+    text.concat().lines().filter(is_one).count()
+}
+
+fn wait_for(what: &str, within: Duration, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + within;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what} did not come about");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn pools_of_redis_and_postgres_that_are_older_than_the_tool_are_adopted() {
+    let mut stage = Stage::new(true);
+    servers::redis(&mut stage, "6379");
+    servers::postgres(&mut stage);
+    let mut tables = client(&stage, "pgbench", "127.0.0.1");
+    tables.args(["--initialize", "--quiet", "--no-vacuum", "--scale", "1"]);
+    stage.run(tables);
+
+    let mut redis = stage.command("redis-benchmark");
+    redis.args(["-p", "6379", "-t", "get", "-n", "100000000", "-c"]);
+    let mut redis = Process::start(with_clients(redis, REDIS));
+    let mut postgres = client(&stage, "pgbench", "127.0.0.1");
+    postgres.args(["--no-vacuum", "--select-only", "--time", "15", "--client"]);
+    let mut postgres = Process::start(with_clients(postgres, POSTGRES));
+    wait_for("the pools", CONNECTED, || {
+        established(&stage, 6379) as u64 >= 2 * REDIS && established(&stage, 5432) as u64 >= 2 * POSTGRES
+    });
+
+    stage.accelerate();
+    let begin = Instant::now();
+    wait_for("adoption", ADOPTED, || {
+        counter(&stage, "admitted_request_response") >= REDIS + POSTGRES
+    });
+    println!(
+        "{} connections accelerated after {:?}",
+        REDIS + POSTGRES,
+        begin.elapsed()
+    );
+    let (carried, redirected) = (
+        stage.arena().loopback_bytes(),
+        counter(&stage, "bytes_redirected"),
+    );
+    thread::sleep(Duration::from_secs(1));
+    let carried = stage.arena().loopback_bytes() - carried;
+    let redirected = counter(&stage, "bytes_redirected") - redirected;
+    println!("redirected {redirected} bytes while loopback carried {carried}");
+    assert!(
+        carried < redirected / 10,
+        "loopback carried {carried} of {redirected} bytes"
+    );
+
+    let status = postgres.wait(END);
+    assert!(status.success(), "{}", postgres.transcript());
+    let failed = postgres
+        .stdout()
+        .iter()
+        .any(|line| line == "number of failed transactions: 0 (0.000%)");
+    assert!(failed, "{}", postgres.transcript());
+    // It ends by itself at an answer that is an error.
+    assert!(redis.is_running(), "{}", redis.transcript());
+    redis.kill();
+    let totals = stage.end().expect("the tool ran");
+    assert!(
+        totals.counter("adopted") >= REDIS + POSTGRES,
+        "{}",
+        totals.transcript
+    );
+}
+
+/// The number of connections is the last argument.
+fn with_clients(mut command: Command, connections: u64) -> Command {
+    command.arg(connections.to_string());
+    command
+}

@@ -1,0 +1,214 @@
+//! Owns the workload `older`: connections that are in some state when a tool finds them, and go on when told.
+
+use std::fs;
+use std::io::stdin;
+use std::net::Shutdown;
+use std::os::fd::AsRawFd;
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+
+use crate::conversation::Change;
+use crate::direct::{Pair, STUCK_MILLISECONDS, connect};
+use crate::options::{Common, Mode};
+use crate::sys;
+
+const SIZE: usize = 512;
+/// More than a direction is observed for.
+const ROUNDS: usize = 64;
+/// Room for the messages that wait to be read.
+const BUFFER: i32 = 1 << 20;
+const OUT_OF_BAND: u8 = b'!';
+const STUCK: Duration = Duration::from_millis(STUCK_MILLISECONDS as u64);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum State {
+    /// Both ends wait for events
+    Idle,
+    /// They were blocking until now
+    Turned,
+    /// They still are
+    Blocking,
+    /// One has something to read
+    Unread,
+    /// One has read a part of it
+    Partly,
+    /// One has read much of a large message
+    Deep,
+    /// A thread sleeps in recv, and the file was then made non-blocking
+    Sleeping,
+    /// An urgent byte waits
+    Urgent,
+    /// One has shut down its sending side
+    HalfClosed,
+    /// One has shut down its receiving side
+    Deaf,
+    /// One has an option that redirected data cannot honour
+    ZeroCopy,
+    LowWater,
+    PeekOffset,
+    /// One sends small messages without an answer
+    OneWay,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    #[arg(long, value_enum, default_value = "idle")]
+    state: State,
+    /// Messages each way after the line that says so
+    #[arg(long, default_value_t = ROUNDS)]
+    rounds: usize,
+    /// Make an io_uring before the sockets
+    #[arg(long)]
+    io_uring: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+impl State {
+    /// What one end sends and the other leaves, and how much of it is read.
+    fn unread(self) -> Option<(usize, usize)> {
+        match self {
+            State::Unread => Some((60_000, 0)),
+            State::Partly => Some((60_000, 12_345)),
+            State::Deep => Some((300_000, 150_000)),
+            _ => None,
+        }
+    }
+
+    /// Only the server can send.
+    fn is_one_way(self) -> bool {
+        matches!(self, State::HalfClosed | State::Deaf)
+    }
+
+    fn begins_blocking(self) -> bool {
+        matches!(self, State::Turned | State::Blocking)
+    }
+}
+
+fn prepare(pair: &mut Pair, state: State, buffer: &mut [u8]) -> Result<()> {
+    if state == State::Turned {
+        pair.client.stream().set_nonblocking(true)?;
+        pair.server.stream().set_nonblocking(true)?;
+    }
+    if let Some((sent, read)) = state.unread() {
+        sys::set_buffers(pair.server.stream(), Some(BUFFER), None)?;
+        pair.client.send_all(sent, buffer)?;
+        while sys::unread(pair.server.stream().as_raw_fd())? < sent {
+            thread::yield_now();
+        }
+        pair.server
+            .receive_until(pair.client.sent - (sent - read) as u64, buffer)?;
+    }
+    match state {
+        State::ZeroCopy => sys::change(pair.server.stream(), Change::ZeroCopy)?,
+        State::PeekOffset => sys::change(pair.server.stream(), Change::PeekOffset)?,
+        State::LowWater => sys::set_low_water(pair.server.stream(), 2)?,
+        State::Urgent => drop(sys::send(pair.client.stream(), &[OUT_OF_BAND], libc::MSG_OOB)?),
+        State::Deaf => pair.server.stream().shutdown(Shutdown::Read)?,
+        State::HalfClosed => pair.client.stream().shutdown(Shutdown::Write)?,
+        _ => {}
+    }
+    Ok(())
+}
+
+fn go_on(pair: &mut Pair, state: State, rounds: usize, buffer: &mut [u8]) -> Result<()> {
+    if let Some((sent, read)) = state.unread() {
+        let unread = sys::unread(pair.server.stream().as_raw_fd())?;
+        ensure!(unread == sent - read, "FIONREAD is {unread} of {}", sent - read);
+        pair.server.receive_until(pair.client.sent, buffer)?;
+    }
+    if state == State::Urgent {
+        let mut byte = [0];
+        sys::receive(pair.server.stream(), &mut byte, libc::MSG_OOB)
+            .context("failed to read the urgent byte")?;
+        ensure!(byte == [OUT_OF_BAND], "the urgent byte is {byte:?}");
+    }
+    if state == State::OneWay {
+        for _ in 0..rounds {
+            pair.client.send_all(SIZE, buffer)?;
+            pair.server.receive_until(pair.client.sent, buffer)?;
+        }
+        return Ok(());
+    }
+    if state.is_one_way() {
+        pair.server.send_all(SIZE, buffer)?;
+        return pair.client.receive_until(pair.server.sent, buffer);
+    }
+    pair.echo(rounds, SIZE, buffer)
+}
+
+/// A thread sleeps in recv until the line has come, whatever becomes of the file.
+fn sleep(pair: &mut Pair, rounds: usize, buffer: &mut [u8]) -> Result<()> {
+    let stream = pair.server.stream().try_clone()?;
+    stream.set_nonblocking(false)?;
+    let (sender, receiver) = channel();
+    let (done, woken) = channel();
+    let sleeper = thread::spawn(move || {
+        // Whoever waits for these has its own time.
+        drop(sender.send(fs::read_link("/proc/thread-self")));
+        drop(done.send(sys::receive(&stream, &mut [0; SIZE], libc::MSG_PEEK)));
+    });
+    let task = receiver.recv().context("the thread has ended")??;
+    while !is_asleep(&fs::read_to_string(format!("/proc/{}/stat", task.display()))?) {
+        thread::yield_now();
+    }
+    pair.server.stream().set_nonblocking(true)?;
+    wait_for_line()?;
+    pair.client.send_all(SIZE, buffer)?;
+    let count = woken
+        .recv_timeout(STUCK)
+        .map_err(|_| anyhow!("a thread is stuck in recv"))?;
+    ensure!(count? == SIZE, "a thread woke up to less than was sent");
+    sleeper
+        .join()
+        .map_err(|_| anyhow!("the thread in recv panicked"))?;
+    pair.server.receive_until(pair.client.sent, buffer)?;
+    pair.echo(rounds, SIZE, buffer)
+}
+
+/// Of a thread, by its `stat` in /proc.
+fn is_asleep(stat: &str) -> bool {
+    stat.rsplit_once(") ")
+        .is_some_and(|(_, rest)| rest.starts_with('S'))
+}
+
+/// False at the end of standard input.
+fn wait_for_line() -> Result<bool> {
+    println!("waiting");
+    let count = stdin()
+        .read_line(&mut String::new())
+        .context("failed to read a line")?;
+    Ok(count > 0)
+}
+
+/// Each line has the connections go on; the first one finds them in their state.
+pub fn main(mut options: Options) -> Result<()> {
+    let _ring = options.io_uring.then(sys::io_uring).transpose()?;
+    if options.state.begins_blocking() {
+        options.common.mode = Mode::Blocking;
+    }
+    let seed = options.common.settle_seed();
+    let mut buffer = vec![0; BUFFER as usize];
+    let mut pairs = connect(&options.common, seed, options.common.connections.unwrap_or(1))?;
+    let mut state = options.state;
+    for pair in &mut pairs {
+        pair.echo(1, SIZE, &mut buffer)?;
+        if state == State::Sleeping {
+            sleep(pair, options.rounds, &mut buffer)?;
+        } else {
+            prepare(pair, state, &mut buffer)?;
+        }
+    }
+    while wait_for_line()? {
+        for pair in &mut pairs {
+            go_on(pair, state, options.rounds, &mut buffer)?;
+        }
+        if !state.is_one_way() {
+            state = State::Idle;
+        }
+    }
+    Ok(())
+}
