@@ -68,6 +68,9 @@ static __always_inline enum counter adoption_of(struct tcp_sock *tcp)
 
 	if (!file || !is_nonblocking(file))
 		return COUNTER_REFUSED_BLOCKING;
+	/* Whatever the scope: the other end is looked for by its addresses, in one network namespace. */
+	if (!is_routed_over_loopback(sock))
+		return COUNTER_ADOPT_NAMESPACE;
 	if (sock->__sk_common.skc_state != TCP_ESTABLISHED || sock->sk_shutdown)
 		return COUNTER_ADOPT_CLOSING;
 	if (sock->sk_user_data)

@@ -35,13 +35,7 @@ static __always_inline void end_init(struct end *end, __u32 seq, __u32 ack)
 	end->mate.ack = end->own.seq;
 	end->side = side_of(end->own);
 	end->flow = flow_key_of(end->own);
-	end->since = bpf_ktime_get_ns();
-}
-
-static __always_inline void end_begin(struct end *end, struct bpf_sock_ops *ctx)
-{
-	end_init(end, ctx->snd_nxt, ctx->rcv_nxt);
-	end->refreshed = bpf_ktime_get_coarse_ns();
+	end->since = end->refreshed = bpf_ktime_get_ns();
 }
 
 /* How many messages to observe, or 0: do not insert, for the reason that is counted. Insertion costs a short connection
@@ -161,7 +155,7 @@ static __always_inline void establish_active(struct bpf_sock_ops *ctx)
 	end = end_create(sk, sock);
 	if (!end)
 		return;
-	end_begin(end, ctx);
+	end_init(end, ctx->snd_nxt, ctx->rcv_nxt);
 	key = end->flow;
 	flow_init(&flow, end, sock, end->own.ack);
 	flow.txhash = sock->sk_txhash;
@@ -235,7 +229,7 @@ static __always_inline void establish_passive(struct bpf_sock_ops *ctx)
 	if (!tcp)
 		return;
 	sock = sock_of(tcp);
-	end_begin(&fresh, ctx);
+	end_init(&fresh, ctx->snd_nxt, ctx->rcv_nxt);
 	fresh.accepted = 1;
 	flow = flow_of(&fresh);
 	if (!flow) {

@@ -358,7 +358,7 @@ struct end {
 	__u32 adopted;
 	/* How often it has left the map, */
 	__u32 departures;
-	/* and when it last did. CLOCK_MONOTONIC, nanoseconds, as the next. */
+	/* and when it last did. CLOCK_MONOTONIC, nanoseconds, as the next two. */
 	__u64 left_at;
 	/* When it was established, or adopted, and when it last refreshed what is between the ends. */
 	__u64 since;

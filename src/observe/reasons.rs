@@ -377,7 +377,7 @@ pub static REASONS: &[Reason] = &[
     Reason {
         name: "adopt_namespace",
         cause: "the connection was established before it could be followed, in another network namespace than \
-                sockredir's own, which is the only one that it looks for such connections in",
+                sockredir's own or between two, and such connections are looked for within its own only",
         remedy: "connect again; or run another sockredir in that namespace, on a cgroup of its programs",
     },
     Reason {
