@@ -136,8 +136,9 @@ static __always_inline bool is_refresh_due(struct end *end, struct flow *flow)
 
 	if (!flow->tracked)
 		return false;
+	/* It may be some milliseconds behind the clock of the beginning. */
 	now = bpf_ktime_get_coarse_ns();
-	if (now - end->refreshed < refresh_seconds * 1000000000ull)
+	if ((__s64)(now - end->refreshed) < refresh_seconds * 1000000000ll)
 		return false;
 	end->refreshed = now;
 	return true;
