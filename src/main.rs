@@ -11,6 +11,7 @@ mod front;
 mod generate;
 mod handover;
 mod kernel;
+mod life;
 mod notify;
 mod observe;
 mod output;

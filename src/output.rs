@@ -19,3 +19,11 @@ pub fn print(text: &str) -> Result<Printed> {
         Err(error) => Err(error).context("failed to write to standard output"),
     }
 }
+
+/// Lines of an instance that runs, which fails when nobody can read them any more.
+pub fn announce(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{}", text.trim_end())
+        .and_then(|()| out.flush())
+        .context("failed to write to standard output")
+}
