@@ -18,11 +18,7 @@ fn echo(tool_arguments: &[&str], traffic_arguments: &[&str]) -> (u64, ToolReport
     assert_eq!(report.value("payload_bytes"), PAYLOAD);
     let carried = arena.loopback_bytes() - before;
     let report = tool.stop();
-    assert!(
-        report.status.success() && report.stderr.is_empty(),
-        "{}",
-        report.transcript
-    );
+    report.assert_success();
     (carried, report)
 }
 

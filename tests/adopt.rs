@@ -59,11 +59,7 @@ fn go_on(older: &mut Traffic, count: usize) {
 
 fn stop(tool: Tool) -> ToolReport {
     let report = tool.stop();
-    assert!(
-        report.status.success() && report.stderr.is_empty(),
-        "{}",
-        report.transcript
-    );
+    report.assert_success();
     report
 }
 

@@ -43,11 +43,7 @@ fn hold(arena: &Arena, connections: &str) -> Traffic {
 /// The end of an instance whose connections have ended.
 fn over(tool: Tool) -> ToolReport {
     let report = tool.wait();
-    assert!(
-        report.status.success() && report.stderr.is_empty(),
-        "{}",
-        report.transcript
-    );
+    report.assert_success();
     report
 }
 
@@ -102,7 +98,7 @@ fn follow_each_other(arguments: &[&str]) {
         thread::sleep(Duration::from_millis(700));
     }
     traffic.finish();
-    assert!(ended.len() > 2, "{} instances were replaced", ended.len());
+    assert!(!ended.is_empty(), "no instance was replaced");
     let redirected: u64 = ended
         .into_iter()
         .map(|tool| over(tool).counter("messages_redirected"))
@@ -113,7 +109,7 @@ fn follow_each_other(arguments: &[&str]) {
 
 #[test]
 fn no_byte_is_lost_while_instances_follow_each_other() {
-    let bytes = work(4 << 30).to_string();
+    let bytes = work(8 << 30).to_string();
     follow_each_other(&["order", "--bytes", &bytes, "--connections", "128"]);
 }
 

@@ -204,11 +204,7 @@ fn starts_stops_and_kills_lose_nothing() {
     ]);
     for _ in 0..work(20) {
         let report = busy_tool(&arena).stop();
-        assert!(
-            report.status.success() && report.stderr.is_empty(),
-            "{}",
-            report.transcript
-        );
+        report.assert_success();
         assert!(traffic.is_running(), "the workload ended early");
     }
     for _ in 0..5 {

@@ -88,6 +88,16 @@ pub struct ToolReport {
 }
 
 impl ToolReport {
+    /// Success, without a word of complaint.
+    #[track_caller]
+    pub fn assert_success(&self) {
+        assert!(
+            self.status.success() && self.stderr.is_empty(),
+            "{}",
+            self.transcript
+        );
+    }
+
     /// A total that the tool printed at its end; one that it did not print is 0.
     pub fn counter(&self, name: &str) -> u64 {
         counter_of(&self.stdout, name).unwrap_or_else(|| panic!("no totals: {}", self.transcript))

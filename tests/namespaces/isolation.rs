@@ -107,6 +107,20 @@ fn connections_whose_first_sequence_number_is_set_are_joined_rightly() {
     );
 }
 
+/// In repair mode a socket is established without its peer, with numbers that its program chooses.
+#[test]
+fn connections_that_are_restored_stay_on_tcp() {
+    let arena = Arena::new();
+    let tool = tool(&arena, &[]);
+    let user = User::new(&arena);
+    user.network.run("ip address add 10.0.0.2/32 dev lo");
+    user.dial(&arena, &["--restored", "--count", "0", "--connections", "5"])
+        .finish();
+    let report = end(tool);
+    assert_eq!(report.counter("refused_special"), 5, "{}", report.transcript);
+    assert_eq!(report.counter("ends_inserted"), 0, "{}", report.transcript);
+}
+
 /// A user who is root in a user namespace and a network namespace, as the programs of a container without privileges are.
 struct User {
     holder: Process,

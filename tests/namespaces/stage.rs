@@ -103,10 +103,6 @@ pub fn tool(arena: &Arena, arguments: &[&str]) -> Tool {
 /// The tool's report, which must be of a success.
 pub fn end(tool: Tool) -> ToolReport {
     let report = tool.stop();
-    assert!(
-        report.status.success() && report.stderr.is_empty(),
-        "{}",
-        report.transcript
-    );
+    report.assert_success();
     report
 }

@@ -37,11 +37,7 @@ fn run(accelerated: bool, play: impl Fn(&mut Stage)) -> (Results, Option<ToolRep
     play(&mut stage);
     let report = stage.end();
     if let Some(report) = &report {
-        assert!(
-            report.status.success() && report.stderr.is_empty(),
-            "{}",
-            report.transcript
-        );
+        report.assert_success();
     }
     (std::mem::take(&mut stage.results), report)
 }

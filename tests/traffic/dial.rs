@@ -33,6 +33,9 @@ pub struct Options {
     /// Set the first sequence number of each connection, as CAP_NET_ADMIN of the own network namespace may
     #[arg(long)]
     sequence: Option<u32>,
+    /// Establish each connection by itself, in repair mode, as CAP_NET_ADMIN of the own network namespace may
+    #[arg(long)]
+    restored: bool,
     /// Send the first message in the SYN, once there is a cookie for it
     #[arg(long)]
     fast_open: bool,
@@ -97,6 +100,7 @@ fn connect(options: &Options, seed: u64, number: u64) -> Result<Client> {
         .map(|source| SocketAddr::new(source.ip(), port(source.port())));
     let nonblocking = options.common.nonblocking();
     let begin = match (options.sequence, options.fast_open) {
+        _ if options.restored => sys::Begin::Restored,
         (Some(first), _) => sys::Begin::At(first),
         (None, true) => sys::Begin::WithData,
         (None, false) => sys::Begin::Usual,

@@ -227,6 +227,8 @@ pub enum Begin {
     Usual,
     /// With a sequence number of ours, set in repair mode, which is over when it connects.
     At(u32),
+    /// In repair mode, without a handshake.
+    Restored,
     /// With the first message in the SYN.
     WithData,
 }
@@ -248,6 +250,7 @@ pub fn connect_so(
             set_option(&fd, libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ, first)?;
             set_option(&fd, libc::IPPROTO_TCP, libc::TCP_REPAIR, 0_i32)?;
         }
+        Begin::Restored => set_option(&fd, libc::IPPROTO_TCP, libc::TCP_REPAIR, 1_i32)?,
         Begin::WithData => set_option(&fd, libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT, 1_i32)?,
     }
     connect_socket(fd, source, address)
