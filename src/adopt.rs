@@ -101,6 +101,11 @@ impl Schedule {
         self.next = Some(now);
     }
 
+    /// Whether anything that is noticed can lead to a scan.
+    pub fn heeds_changes(&self) -> bool {
+        self.mode != Adopt::Off
+    }
+
     /// What was counted meanwhile may be a reason to scan again.
     pub fn notice(&mut self, counters: &Counters, now: Instant) {
         let changes = CHANGES.iter().map(|name| counters.value(name)).sum();

@@ -167,13 +167,12 @@ fn nested(paths: &[PathBuf]) -> Option<(&PathBuf, &PathBuf)> {
         .iter()
         .map(|path| (path, fs::canonicalize(path).unwrap_or_else(|_| path.clone())))
         .collect();
-    let mut pairs = real.iter().enumerate().flat_map(|(at, inner)| {
-        real.iter()
-            .enumerate()
-            .map(move |(other, outer)| (at != other, inner, outer))
-    });
-    pairs.find_map(|(differ, inner, outer)| {
-        (differ && inner.1.starts_with(&outer.1)).then_some((inner.0, outer.0))
+    real.iter().enumerate().find_map(|(at, (inner, place))| {
+        let others = real.iter().enumerate().filter(|(other, _)| *other != at);
+        let (outer, _) = others
+            .map(|(_, other)| other)
+            .find(|(_, around)| place.starts_with(around))?;
+        Some((*inner, *outer))
     })
 }
 

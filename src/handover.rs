@@ -5,11 +5,10 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
 use std::process::{self, Command, ExitCode, Stdio};
 use std::time::Duration;
 use std::{env, io};
-
-use std::os::unix::process::CommandExt as _;
 
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -33,6 +32,16 @@ pub struct Offer {
     pub pid: u32,
     /// The service manager that has started it, if one has.
     pub service: Option<Service>,
+}
+
+impl Offer {
+    /// That of this process.
+    pub fn own(manager: &Manager) -> Self {
+        Self {
+            pid: process::id(),
+            service: manager.service().cloned(),
+        }
+    }
 }
 
 /// An offer that was made, on the side of the new instance. If it is dropped the old one goes on.
@@ -116,13 +125,5 @@ pub fn reload(args: &RunArgs) -> Result<ExitCode> {
             let code = status.code().and_then(|code| u8::try_from(code).ok());
             return Ok(code.map_or(ExitCode::FAILURE, ExitCode::from));
         }
-    }
-}
-
-/// What this process offers.
-pub fn own_offer(manager: &Manager) -> Offer {
-    Offer {
-        pid: process::id(),
-        service: manager.service().cloned(),
     }
 }

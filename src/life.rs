@@ -11,7 +11,7 @@ use crate::cgroup::{self, Cgroups};
 use crate::cli::RunArgs;
 use crate::counters::Counters;
 use crate::front::{self, Front};
-use crate::handover::{self, Offer};
+use crate::handover::Offer;
 use crate::kernel::{Datapath, Ends};
 use crate::notify::Manager;
 use crate::observe::desk::{Desk, Event};
@@ -64,8 +64,12 @@ impl Life<'_> {
             match self.events.recv_timeout(left) {
                 Ok(Event::Asked(asked)) => self.desk.answer(&self.datapath, asked),
                 Ok(Event::Replace { by, reply }) => {
-                    // One that has gone is heard of next.
-                    drop(reply.send(self.hand_over(by)));
+                    let offer = self.hand_over(by);
+                    let is_offered = offer.is_ok();
+                    // Nobody waits for it any more, and nobody will say what has become of it.
+                    if reply.send(offer).is_err() && is_offered {
+                        self.replaced(by, false)?;
+                    }
                 }
                 Ok(Event::Replaced { by, is_ready, told }) => {
                     self.replaced(by, is_ready)?;
@@ -94,7 +98,7 @@ impl Life<'_> {
         drop(front);
         self.datapath.hand_over(true);
         self.cgroups.unlock()?;
-        Ok(handover::own_offer(&self.manager))
+        Ok(Offer::own(&self.manager))
     }
 
     /// The other one is in charge, or this one is again.
@@ -180,7 +184,9 @@ impl Life<'_> {
                 self.desk.schedule.scan(&mut self.datapath)?;
             }
             if now >= tick {
-                self.desk.schedule.notice(&self.datapath.counters()?, now);
+                if self.desk.schedule.heeds_changes() {
+                    self.desk.schedule.notice(&self.datapath.counters()?, now);
+                }
                 look_after(&self.cgroups, &self.datapath, &mut splices)?;
                 if self.is_replaced && self.datapath.ends()?.mapped == 0 {
                     return Ok(());

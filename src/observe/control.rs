@@ -252,12 +252,17 @@ fn question<T: DeserializeOwned>(cgroup: Option<&Path>, question: Question) -> R
 }
 
 fn converse(mut stream: UnixStream, question: Question) -> io::Result<Vec<u8>> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    writeln!(stream, "{}", question.word())?;
+    say(&mut stream, question.word())?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     Ok(answer)
+}
+
+/// The answer follows.
+fn say(stream: &mut UnixStream, word: &str) -> io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    writeln!(stream, "{word}")
 }
 
 fn connect_to(path: &Path) -> Result<UnixStream> {
@@ -288,11 +293,7 @@ pub fn ensure_running(cgroups: &Cgroups) -> Result<()> {
 /// Asks the instance on the cgroups to hand over. Its offer follows.
 pub fn ask_to_hand_over(cgroups: &Cgroups) -> Result<UnixStream> {
     let mut stream = connect_to_any(cgroups)?;
-    stream
-        .set_read_timeout(Some(PATIENCE))
-        .and_then(|()| stream.set_write_timeout(Some(PATIENCE)))
-        .and_then(|()| writeln!(stream, "{REPLACE}"))
-        .context("failed to ask the running sockredir")?;
+    say(&mut stream, REPLACE).context("failed to ask the running sockredir")?;
     Ok(stream)
 }
 
