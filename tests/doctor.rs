@@ -311,8 +311,7 @@ fn the_options_of_run_do_not_matter_to_the_self_test() {
         &["--ports", "1", "--exclude-ports", "2-65535"],
         &["--admit", "any"],
     ] {
-        let report = Tool::start(&arena, arguments).stop();
-        report.assert_success();
+        let report = Tool::start(&arena, arguments).end();
         // Not one of their connections was counted.
         assert_eq!(
             report.stdout.last().map(String::as_str),

@@ -7,26 +7,15 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use common::{Arena, Tool, ToolReport, Traffic, patience, work};
+use common::{Arena, Tool, ToolReport, Traffic, ask, control_socket, json, patience, work};
 use serde_json::Value;
 
-fn ask(arena: &Arena, arguments: &[&str]) -> Output {
-    let mut command = arena.host_command(env!("CARGO_BIN_EXE_sockredir"));
-    command.args(arguments).arg("--cgroup").arg(arena.cgroup());
-    command
-        .stdin(Stdio::null())
-        .output()
-        .expect("failed to run sockredir")
-}
-
 fn status(arena: &Arena) -> Value {
-    let output = ask(arena, &["status", "--json"]);
-    let text = String::from_utf8_lossy(&output.stdout);
-    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+    json(arena, &["status"])
 }
 
 fn admitted(status: &Value) -> u64 {
@@ -227,11 +216,7 @@ fn bad_options_are_told_by_reload_and_change_nothing() {
 fn other_users_may_not_take_over() {
     let arena = Arena::new();
     let old = Tool::start(&arena, &[]);
-    let cgroup = std::fs::metadata(arena.cgroup()).expect("the cgroup");
-    let socket = format!(
-        "/run/sockredir/{}.sock",
-        std::os::unix::fs::MetadataExt::ino(&cgroup)
-    );
+    let socket = control_socket(&arena);
     let script = "
 import socket, sys
 s = socket.socket(socket.AF_UNIX)
@@ -239,7 +224,12 @@ s.connect(sys.argv[1])
 s.sendall(b'replace\\n')
 print(s.recv(4096).decode())";
     let mut asker = Command::new("python3");
-    let output = asker.args(["-c", script, &socket]).uid(65534).gid(65534).output();
+    let output = asker
+        .args(["-c", script])
+        .arg(&socket)
+        .uid(65534)
+        .gid(65534)
+        .output();
     let output = output.expect("failed to run python3");
     let answer = String::from_utf8_lossy(&output.stdout);
     assert!(answer.contains("only root"), "{output:?}");
@@ -252,11 +242,7 @@ print(s.recv(4096).decode())";
 fn one_that_asks_and_goes_away_changes_nothing() {
     let arena = Arena::new();
     let mut old = Tool::start(&arena, &[]);
-    let cgroup = std::fs::metadata(arena.cgroup()).expect("the cgroup");
-    let socket = format!(
-        "/run/sockredir/{}.sock",
-        std::os::unix::fs::MetadataExt::ino(&cgroup)
-    );
+    let socket = control_socket(&arena);
     let mut asker = UnixStream::connect(&socket).expect("no socket");
     asker
         .set_read_timeout(Some(patience(Duration::from_secs(10))))

@@ -6,6 +6,7 @@
 )]
 
 mod arena;
+mod ask;
 mod kernel;
 mod network;
 mod pace;
@@ -18,6 +19,7 @@ mod traffic;
 mod transcript;
 
 pub use arena::Arena;
+pub use ask::{ask, control_socket, json, text};
 pub use kernel::{KernelLog, kernel_objects, map_entries, wait_until_gone};
 pub use network::Network;
 pub use pace::{is_slow, patience, work};

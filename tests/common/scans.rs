@@ -1,16 +1,14 @@
 //! Owns a thread that has a tool scan for connections to adopt, again and again.
 
-use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::arena::Arena;
+use super::ask::control_socket;
 
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -23,8 +21,7 @@ pub struct Scans {
 impl Scans {
     /// For the tools that run on the arena's cgroup meanwhile.
     pub fn begin(arena: &Arena) -> Self {
-        let inode = fs::metadata(arena.cgroup()).expect("the cgroup is there").ino();
-        let socket = PathBuf::from(format!("/run/sockredir/{inode}.sock"));
+        let socket = control_socket(arena);
         let stop = Arc::new(AtomicBool::new(false));
         let until = Arc::clone(&stop);
         let thread = thread::spawn(move || {

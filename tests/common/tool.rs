@@ -63,6 +63,14 @@ impl Tool {
         self.wait()
     }
 
+    /// As `stop`, and it must be a success.
+    #[track_caller]
+    pub fn end(self) -> ToolReport {
+        let report = self.stop();
+        report.assert_success();
+        report
+    }
+
     /// Waits for an end that comes by itself.
     pub fn wait(mut self) -> ToolReport {
         let status = self.0.wait(STOP);

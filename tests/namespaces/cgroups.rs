@@ -4,7 +4,6 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::common::{Arena, Tool, Traffic};
-use crate::stage::end;
 
 /// Echoes between a client and a server in two cgroups.
 fn echo(arena: &Arena, from: &Path, to: &Path) {
@@ -47,7 +46,7 @@ fn connections_within_and_between_several_cgroups_are_taken_and_no_others() {
         assert_eq!(status["instance"]["cgroups"][1], two.to_str().expect("letters"));
         assert_eq!(status["counters"]["admitted_request_response"], 2);
     }
-    let report = end(tool);
+    let report = tool.end();
     assert_eq!(report.counter("ends_inserted"), 4, "{}", report.transcript);
 }
 
@@ -72,7 +71,7 @@ fn flows_of_several_cgroups_are_listed_by_either() {
             "{listed}"
         );
     }
-    end(tool);
+    tool.end();
 }
 
 #[test]
@@ -112,7 +111,7 @@ fn each_cgroup_has_one_instance() {
         .expect("failed to run sockredir");
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(error.contains("another sockredir runs on cgroup"), "{error}");
-    end(tool);
+    tool.end();
 }
 
 #[test]
@@ -122,7 +121,7 @@ fn cgroups_that_appear_later_are_covered() {
     let later = arena.subcgroup("later");
     let deeper = arena.subcgroup("later/deeper");
     echo(&arena, &later, &deeper);
-    let report = end(tool);
+    let report = tool.end();
     assert_eq!(
         report.counter("admitted_request_response"),
         1,
@@ -140,7 +139,7 @@ fn a_socket_that_another_program_has_is_left_to_it() {
     let above = Tool::start(&arena, &[]);
     let own = Tool::start_for(&arena, &inner, &[]);
     echo(&arena, &inner, &inner);
-    let (own, above) = (end(own), end(above));
+    let (own, above) = (own.end(), above.end());
     let redirected = own.counter("messages_redirected") + above.counter("messages_redirected");
     assert!(redirected > 50, "{}{}", own.transcript, above.transcript);
     let taken = own.counter("refused_taken") + above.counter("refused_taken");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::{Arena, Network, Process, ToolReport, Traffic, patience};
 use crate::relay::{Forger, Relay};
-use crate::stage::{Bridge, SERVER, begin, dial, end, serve, tool};
+use crate::stage::{Bridge, SERVER, begin, dial, serve, tool};
 
 const STEP: Duration = Duration::from_millis(10);
 
@@ -30,7 +30,7 @@ fn equal_addresses_in_two_namespaces_stay_two() {
     for client in clients {
         assert_eq!(client.finish().value("messages"), 15_000);
     }
-    let report = end(tool);
+    let report = tool.end();
     let admitted = report.counter("admitted_request_response");
     let twins = report.counter("refused_twin");
     assert_eq!(admitted + twins, 3000, "{}", report.transcript);
@@ -49,7 +49,7 @@ fn what_a_relay_in_user_space_passes_on_goes_on_passing_through_it() {
     let report = dial(&arena, &client, SERVER, &["--count", "200", "--connections", "5"]);
     let payload = report.value("payload_bytes");
     let carried = relay.carried();
-    let report = end(tool);
+    let report = tool.end();
     assert!(
         carried > payload,
         "the relay carried {carried} of {payload} bytes: {}",
@@ -76,7 +76,7 @@ fn a_second_connection_with_the_same_sequence_numbers_is_refused() {
         thread::sleep(STEP);
     }
     drop(clients);
-    let report = end(tool);
+    let report = tool.end();
     assert_eq!(report.counter("refused_twin"), 1, "{}", report.transcript);
     assert_eq!(report.counter("ends_inserted"), 1, "{}", report.transcript);
 }
@@ -98,7 +98,7 @@ fn connections_whose_first_sequence_number_is_set_are_joined_rightly() {
     for client in clients {
         client.finish();
     }
-    let report = end(tool);
+    let report = tool.end();
     assert_eq!(
         report.counter("admitted_request_response"),
         100,
@@ -116,7 +116,7 @@ fn connections_that_are_restored_stay_on_tcp() {
     user.network.run("ip address add 10.0.0.2/32 dev lo");
     user.dial(&arena, &["--restored", "--count", "0", "--connections", "5"])
         .finish();
-    let report = end(tool);
+    let report = tool.end();
     assert_eq!(report.counter("refused_special"), 5, "{}", report.transcript);
     assert_eq!(report.counter("ends_inserted"), 0, "{}", report.transcript);
 }
@@ -164,7 +164,7 @@ fn echoes(
     );
     server.wait_for_line("address=", 1);
     dial(&arena, &client, SERVER, &[&["--count", "50"], arguments].concat());
-    end(tool)
+    tool.end()
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn connections_that_both_ends_open_stay_on_tcp() {
     for end in ends {
         end.finish();
     }
-    let report = end(tool);
+    let report = tool.end();
     assert_eq!(report.counter("refused_unpaired"), 2, "{}", report.transcript);
     assert_eq!(report.counter("ends_inserted"), 0, "{}", report.transcript);
 }
@@ -249,7 +249,7 @@ fn connections_whose_sequence_numbers_are_rewritten_stay_on_tcp() {
     let tool = tool(&arena, &[]);
     let _server = serve(&arena, &server, "10.1.0.2:8000");
     dial(&arena, &client, "10.1.0.2:8000", &["--count", "50"]);
-    let report = end(tool);
+    let report = tool.end();
     assert_eq!(report.counter("refused_unpaired"), 1, "{}", report.transcript);
     assert_eq!(report.counter("tcp_only_no_mate"), 1, "{}", report.transcript);
     assert_eq!(report.counter("bytes_redirected"), 0, "{}", report.transcript);

@@ -1,7 +1,7 @@
 //! Connections whose other end is on no host of ours: in a namespace, whose programs the tool does not cover.
 
 use crate::common::{Arena, Network, Traffic, work};
-use crate::stage::{Bridge, SERVER, dial, end, serve, serve_in, tool};
+use crate::stage::{Bridge, SERVER, dial, serve, serve_in, tool};
 
 /// How many connections are refused between two that are tried, once a service is known to be elsewhere.
 const SAMPLE: u64 = 64;
@@ -45,7 +45,7 @@ fn a_connection_to_elsewhere_leaves_the_map_at_its_first_acknowledgement() {
     let tool = tool(&place.arena, &[]);
     place.dial(&["--count", "500"]);
     place.dial(&["--count", "500", "--size", "200000"]);
-    let report = end(tool);
+    let report = tool.end();
     assert_eq!(report.counter("ends_inserted"), 2, "{}", report.transcript);
     assert_eq!(report.counter("tcp_only_no_mate"), 2, "{}", report.transcript);
     assert_eq!(report.counter("ends_left"), 2, "{}", report.transcript);
@@ -62,7 +62,7 @@ fn a_service_elsewhere_is_only_sampled_until_it_is_here() {
     elsewhere.finish();
     let _here = serve(&place.arena, &place.there, SERVER);
     place.dial(&["--count", "20", "--rounds", "640"]);
-    let report = end(tool);
+    let report = tool.end();
     let tried = report.counter("tcp_only_no_mate");
     assert!(
         tried < 640 / SAMPLE + 10,
@@ -98,7 +98,7 @@ fn the_cost_of_connections_to_elsewhere_is_told() {
             ratios[ratios.len() - 1]
         );
     }
-    let report = end(tool);
+    let report = tool.end();
     assert_eq!(report.counter("bytes_redirected"), 0, "{}", report.transcript);
 }
 

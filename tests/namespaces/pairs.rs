@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::common::{Arena, Network, Tool, ToolReport};
-use crate::stage::{Bridge, SERVER, SERVICE, begin, dial, end, serve, tool};
+use crate::stage::{Bridge, SERVER, SERVICE, begin, dial, serve, tool};
 
 const ECHOES: [&str; 4] = ["--count", "2000", "--size", "4096"];
 /// A translation that is forgotten after 15 seconds without a packet is gone then, even if it was made somewhat later.
@@ -43,7 +43,7 @@ fn over_a_bridge(listen: &str, dialled: &str, prepare: impl FnOnce(&Bridge)) {
     let tool = tool(&arena, &[]);
     let _server = serve(&arena, &server, listen);
     let carried = carried(&arena, &client, dialled);
-    assert_bypassed(carried, &end(tool));
+    assert_bypassed(carried, &tool.end());
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn connections_over_macvlan_bypass_it() {
     let tool = tool(&arena, &[]);
     let _server = serve(&arena, &server, SERVER);
     let carried = carried(&arena, &client, SERVER);
-    assert_bypassed(carried, &end(tool));
+    assert_bypassed(carried, &tool.end());
 }
 
 /// By default a connection that leaves its namespace is left alone, also where that shows at the server's end only: a host
@@ -104,7 +104,7 @@ fn the_scope_loopback_takes_no_connection_that_leaves_its_namespace() {
     let _server = serve(&arena, &server, SERVER);
     dial(&arena, &client, SERVER, &["--count", "50"]);
     dial(&arena, &bridge.router, "127.0.0.1:80", &["--count", "50"]);
-    let report = end(tool);
+    let report = tool.end();
     assert_eq!(report.counter("bytes_redirected"), 0, "{}", report.transcript);
     assert_eq!(report.counter("refused_not_local"), 2, "{}", report.transcript);
     assert_eq!(report.counter("tcp_only_no_mate"), 1, "{}", report.transcript);
@@ -120,7 +120,7 @@ fn a_port_behind_a_translation_is_excluded_at_its_own_end() {
     let tool = tool(&arena, &["--exclude-ports", "8000"]);
     let _server = serve(&arena, &server, SERVER);
     dial(&arena, &client, SERVICE, &["--count", "50"]);
-    let report = end(tool);
+    let report = tool.end();
     assert_eq!(report.counter("refused_port"), 1, "{}", report.transcript);
     assert_eq!(report.counter("bytes_redirected"), 0, "{}", report.transcript);
 }
@@ -146,7 +146,7 @@ fn a_translation_lasts_as_long_as_the_accelerated_connection_is_used() {
         "the connection was forgotten: {entries}"
     );
     busy.finish();
-    let report = end(tool);
+    let report = tool.end();
     assert_eq!(
         report.counter("admitted_request_response"),
         1,

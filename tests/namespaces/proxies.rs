@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::common::{Arena, Network, Process, Tool, patience};
-use crate::stage::{Bridge, SERVICE, end, tool};
+use crate::stage::{Bridge, SERVICE, tool};
 
 /// Of the one file that is served.
 const BODY: usize = 20_000;
@@ -209,7 +209,7 @@ fn a_proxy_and_a_server_behind_a_translated_service_bypass_their_interfaces() {
     let accelerated_rate = rate(place.load(SECONDS));
     let carried = place.carried() - before;
     assert!(place.fetch(200));
-    let report = end(place.tool.take().expect("the tool runs"));
+    let report = place.tool.take().expect("the tool runs").end();
     println!(
         "figure: HAProxy and nginx in namespaces: {accelerated_rate:.0} requests/s, plain TCP {plain_rate:.0}, ratio {:.2}",
         accelerated_rate / plain_rate
@@ -248,7 +248,7 @@ fn a_namespace_that_goes_and_comes_back_under_load_costs_no_byte() {
         assert!(place.fetch(100));
         drop(load);
     }
-    let report = end(place.tool.take().expect("the tool runs"));
+    let report = place.tool.take().expect("the tool runs").end();
     report.assert_above("messages_redirected", 1000);
     assert_eq!(report.counter("messages_dropped"), 0, "{}", report.transcript);
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::common::{Arena, Network, Tool, ToolReport, Traffic, TrafficReport};
+use crate::common::{Arena, Network, Tool, Traffic, TrafficReport};
 
 /// Where the server of most tests listens.
 pub const SERVER: &str = "10.0.0.2:8000";
@@ -98,11 +98,4 @@ pub fn dial(arena: &Arena, network: &Network, address: &str, arguments: &[&str])
 /// The tool with `--scope host`.
 pub fn tool(arena: &Arena, arguments: &[&str]) -> Tool {
     Tool::start(arena, &[&["--scope", "host"][..], arguments].concat())
-}
-
-/// The tool's report, which must be of a success.
-pub fn end(tool: Tool) -> ToolReport {
-    let report = tool.stop();
-    report.assert_success();
-    report
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::common::{Arena, ToolReport, Traffic};
-use crate::stage::{dial, end, tool};
+use crate::stage::{dial, tool};
 
 /// Echoes between a server of a user in a cgroup and a client of root's in the arena's.
 fn between(option: &str, user: &str, cgroup: impl Fn(&Arena) -> Box<Path>) -> ToolReport {
@@ -13,7 +13,7 @@ fn between(option: &str, user: &str, cgroup: impl Fn(&Arena) -> Box<Path>) -> To
     let mut server = Traffic::start(command, &["serve", "--user", user]);
     let address = server.wait_for_line("address=", 1).replace("address=", "");
     dial(&arena, arena.network(), &address, &["--count", "100"]);
-    end(tool)
+    tool.end()
 }
 
 fn assert_admitted(report: &ToolReport) {

@@ -1,36 +1,14 @@
 //! What the tests have in common: connections that are held, and the commands that tell of them.
 
 use std::collections::BTreeSet;
-use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use crate::common::{Arena, Traffic};
+use crate::common::{Arena, Traffic, json};
 
 /// What `hold` sends before it says `holding`, in each direction of a connection.
 pub const HELD_MESSAGES: u64 = 64;
 pub const HELD_BYTES: u64 = HELD_MESSAGES * 512;
-
-pub fn ask(arena: &Arena, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sockredir"));
-    command.args(arguments).arg("--cgroup").arg(arena.cgroup());
-    command.output().expect("failed to run sockredir")
-}
-
-pub fn text(arena: &Arena, arguments: &[&str]) -> String {
-    let output = ask(arena, arguments);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success() && errors.is_empty(),
-        "{arguments:?}: {errors}"
-    );
-    String::from_utf8(output.stdout).expect("text")
-}
-
-pub fn json(arena: &Arena, arguments: &[&str]) -> Value {
-    let text = text(arena, &[arguments, &["--json"]].concat());
-    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
-}
 
 pub fn flows(arena: &Arena, filters: &[&str]) -> Vec<Value> {
     let mut arguments = vec!["flows"];

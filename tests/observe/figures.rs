@@ -2,8 +2,8 @@
 
 use std::io::{Read as _, Write as _};
 
-use crate::ask::{hold, json};
-use crate::common::{Arena, Tool};
+use crate::ask::hold;
+use crate::common::{Arena, Tool, json};
 
 /// What `--metrics` answers.
 fn scrape(address: &str) -> String {

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::ask::{HELD_BYTES, HELD_MESSAGES, all, flows, hold, json, only, sum, text};
-use crate::common::{Arena, Tool, Traffic};
+use crate::ask::{HELD_BYTES, HELD_MESSAGES, all, flows, hold, only, sum};
+use crate::common::{Arena, Tool, Traffic, json, text};
 
 #[test]
 fn flows_add_up_to_the_totals_and_to_what_was_sent() {

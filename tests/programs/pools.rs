@@ -4,9 +4,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
-use crate::common::Process;
+use crate::common::{Process, json};
 use crate::postgres::client;
 use crate::servers;
 use crate::stage::Stage;
@@ -18,13 +16,7 @@ const ADOPTED: Duration = Duration::from_secs(30);
 const END: Duration = Duration::from_secs(120);
 
 fn counter(stage: &Stage, name: &str) -> u64 {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sockredir"));
-    command
-        .args(["status", "--json", "--cgroup"])
-        .arg(stage.arena().cgroup());
-    let output = command.output().expect("failed to run sockredir");
-    let status: Value = serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
+    let status = json(stage.arena(), &["status"]);
     status["counters"][name].as_u64().expect("a counter")
 }
 
