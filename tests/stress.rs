@@ -260,6 +260,19 @@ fn stopped_until_told(arena: &Arena) -> Traffic {
     traffic
 }
 
+/// The queue of such a reader never falls to where redirection goes on, and no interrupt shows that its end has drained: half the
+/// speed of plain TCP, if its sender stays in the map for that.
+#[test]
+fn streams_whose_reader_is_always_behind_drain_at_once() {
+    let arena = Arena::new();
+    let tool = Tool::start(&arena, &[]);
+    arena.traffic(&["behind"]).finish();
+    let report = tool.end();
+    let drained = report.counter("drain_done");
+    assert_eq!(drained, report.counter("drain_no_gain"), "{}", report.transcript);
+    assert!(drained > 0, "{}", report.transcript);
+}
+
 /// A stop does not wait for ever for a program that does not read, and does not take its data away.
 #[test]
 fn a_stop_leaves_unread_data_to_its_reader() {

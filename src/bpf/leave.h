@@ -66,41 +66,6 @@ static __always_inline void unmap(struct end *end, struct sock *sock)
 	decide(sock, COUNTER_ENDS_LEFT);
 }
 
-/* The end has drained: no redirect of its own is under way. A thread between its verdict and the enqueue has released
- * the socket's lock and holds a reference on the socket's psock. With the lock held, no thread inside and no reference
- * but the map's there is no such thread, and a later one sees DRAIN before its verdict. A thread that owns the lock in
- * process context may be that very thread, so `inside` must be 0: the proof waits for an interrupt, which the
- * acknowledgement of sent data brings to a sender, and the delayed acknowledgement to a receiver.
- */
-static __always_inline void drain(struct end *end, struct flow *flow, struct sock *sock,
-				  struct sk_psock *psock, int inside)
-{
-	__u64 done = FLOW_DONE(end->side);
-
-	if (inside || psock->refcnt.refs.counter > 1)
-		return;
-	if (((__sync_fetch_and_or(&flow->word, done) | done) & FLOW_BOTH_DONE) != FLOW_BOTH_DONE)
-		return;
-	flow_drained(flow, sock);
-}
-
-/* Under the end's own lock: take the next step out of the map. True if the end has left. */
-static __always_inline bool step_out(struct end *end, struct flow *flow, struct sock *sock,
-				     struct sk_psock *psock, int inside)
-{
-	if (stopping) {
-		refuse(flow, COUNTER_TCP_ONLY_STOPPING);
-		send_back(flow, COUNTER_DRAIN_STOPPING);
-	}
-	if (state_of(flow_word(flow)) == FLOW_DRAIN)
-		drain(end, flow, sock, psock, inside);
-	if (state_of(flow_word(flow)) != FLOW_TCP_ONLY || !can_leave(sock, psock, inside))
-		return false;
-	unmap(end, sock);
-	flow_release(end);
-	return true;
-}
-
 /* The mate has no redirect under way: every thread inside it sleeps, by two looks at its references with a look at its
  * sleepers between them. Later threads see the state that the caller has set before.
  */
@@ -119,6 +84,43 @@ static __always_inline bool is_mate_quiet(struct end *end, struct flow *flow)
 	inside = READ_ONCE(psock->refcnt.refs.counter) - 1;
 	asleep = sleepers(mate);
 	return inside <= asleep && inside == READ_ONCE(psock->refcnt.refs.counter) - 1;
+}
+
+/* The end has drained: no redirect of its own is under way. A thread between its verdict and the enqueue has released
+ * the socket's lock and holds a reference on the socket's psock. With the lock held, no thread inside and no reference
+ * but the map's there is no such thread, and a later one sees DRAIN before its verdict. A thread that owns the lock in
+ * process context may be that very thread, so `inside` must be 0: the proof waits for an interrupt, which the
+ * acknowledgement of sent data brings to a sender. A receiver that is slower than its sender has none, as its
+ * acknowledgements are the window updates of its recv; the sender looks whether it is quiet.
+ */
+static __always_inline void drain(struct end *end, struct flow *flow, struct sock *sock,
+				  struct sk_psock *psock, int inside)
+{
+	__u64 done = 0;
+
+	if (!inside && psock->refcnt.refs.counter <= 1)
+		done = FLOW_DONE(end->side);
+	if (is_mate_quiet(end, flow))
+		done |= FLOW_DONE(!end->side);
+	if (((__sync_fetch_and_or(&flow->word, done) | done) & FLOW_BOTH_DONE) == FLOW_BOTH_DONE)
+		flow_drained(flow, sock);
+}
+
+/* Under the end's own lock: take the next step out of the map. True if the end has left. */
+static __always_inline bool step_out(struct end *end, struct flow *flow, struct sock *sock,
+				     struct sk_psock *psock, int inside)
+{
+	if (stopping) {
+		refuse(flow, COUNTER_TCP_ONLY_STOPPING);
+		send_back(flow, COUNTER_DRAIN_STOPPING);
+	}
+	if (state_of(flow_word(flow)) == FLOW_DRAIN)
+		drain(end, flow, sock, psock, inside);
+	if (state_of(flow_word(flow)) != FLOW_TCP_ONLY || !can_leave(sock, psock, inside))
+		return false;
+	unmap(end, sock);
+	flow_release(end);
+	return true;
 }
 
 /* --admit any: a blocking program that has shut down its sending side goes on to recv, where the acknowledgement of its

@@ -3,6 +3,7 @@
 //! Results are lines `name=value` on standard output, `ok` the last one; faults are lines on standard error and exit
 //! status 1.
 
+mod behind;
 mod churn;
 mod conversation;
 mod dial;
@@ -59,6 +60,8 @@ enum Workload {
     Readers(readers::Options),
     /// Segments that are sent again together with later ones
     Repeat(repeat::Options),
+    /// Streams of large messages whose reader is slower than their sender
+    Behind(behind::Options),
     /// Short connections that end in every way
     Churn(churn::Options),
     /// One client of an echo server that is not ours
@@ -86,6 +89,7 @@ fn main() -> ExitCode {
             Workload::Stopped(options) => stopped::main(options),
             Workload::Readers(options) => readers::main(options),
             Workload::Repeat(options) => repeat::main(options),
+            Workload::Behind(options) => behind::main(options),
             Workload::Churn(options) => churn::main(options),
             Workload::Dial(options) => dial::main(options),
             Workload::Get(options) => get::main(options),
