@@ -28,13 +28,13 @@ typedef __u16 u16;
 typedef __u32 u32;
 typedef __u64 u64;
 typedef _Bool bool;
+typedef struct wait_queue_head wait_queue_head_t;
 typedef unsigned int __kernel_uid32_t;
 typedef __kernel_uid32_t uid_t;
 typedef __s64 s64;
 typedef int __kernel_pid_t;
 typedef __kernel_pid_t pid_t;
 typedef short unsigned int umode_t;
-typedef struct wait_queue_head wait_queue_head_t;
 typedef struct refcount_struct refcount_t;
 
 enum {
@@ -462,8 +462,18 @@ typedef struct {
 	int counter;
 } atomic_t;
 
+struct list_head {
+	struct list_head *next;
+	struct list_head *prev;
+};
+
+struct wait_queue_head {
+	struct list_head head;
+};
+
 typedef struct {
 	int owned;
+	wait_queue_head_t wq;
 } socket_lock_t;
 
 struct sock_cgroup_data {
@@ -586,15 +596,6 @@ struct fdtable {
 struct inode {
 	umode_t i_mode;
 	long unsigned int i_ino;
-};
-
-struct list_head {
-	struct list_head *next;
-	struct list_head *prev;
-};
-
-struct wait_queue_head {
-	struct list_head head;
 };
 
 struct socket_wq {

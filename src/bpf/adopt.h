@@ -9,8 +9,9 @@
 #include "queue.h"
 
 #define MILLISECOND 1000000ull
-/* What may have been read of the first segment in the receive queue: the rest of CUTS is left to repeated bytes. */
-#define READ_BYTES (CUT_BYTES * (CUTS - 1))
+/* From the choice of a protocol's function to the wait for the socket's lock it takes far less, unless it is interrupted. */
+#define ENTRY_NANOSECONDS 2000
+#define ENTRY_LOOKS 256
 
 /* Levels of cgroups that are searched for a covered one. */
 #define CGROUP_LEVELS 64
@@ -35,18 +36,6 @@ static __always_inline bool is_in_cgroup(struct sock *sock)
 	return false;
 }
 
-/* What has been read of the segment that the receive queue begins with. */
-static __always_inline __u32 read_of_first(struct tcp_sock *tcp)
-{
-	struct sk_buff *first = sock_of(tcp)->sk_receive_queue.next;
-	struct tcp_skb_cb *segment;
-
-	if (!sock_of(tcp)->sk_receive_queue.qlen)
-		return 0;
-	segment = kernel_object((void *)first + bpf_core_field_offset(struct sk_buff, cb), struct tcp_skb_cb);
-	return tcp->copied_seq - segment->seq;
-}
-
 /* close() has begun, and goes on as for a socket in no map: what is unread in the one queue it would not see. To be asked
  * when the socket is in the map, as a close that begins then sees that it is.
  */
@@ -55,6 +44,25 @@ static __always_inline bool is_closed(struct file *file)
 	if (bpf_core_field_exists(file->f_ref))
 		return file->f_ref.refcnt.counter < 0;
 	return !bpf_core_field_exists(file->f_count) || file->f_count.counter <= 0;
+}
+
+/* A call on a socket begins with the choice between TCP's own function and the socket map's, and then waits for the lock. A
+ * recv that has chosen TCP's own must not find its queue empty where its program was told of data, nor see the end of the
+ * stream before what is in the map's queue. So nothing may be unread, and nobody wait for the lock of a socket that has just
+ * come into the map: whoever comes later has chosen the map's.
+ */
+static __always_inline bool is_awaited(struct sock *sock)
+{
+	struct list_head *head = &sock->sk_lock.wq.head;
+	__u64 begin = bpf_ktime_get_ns();
+
+	for (int i = 0; i < ENTRY_LOOKS; i++) {
+		if (head->next != head)
+			return true;
+		if (bpf_ktime_get_ns() - begin > ENTRY_NANOSECONDS)
+			break;
+	}
+	return false;
 }
 
 /* Why an end that the gate lets pass is not adopted now, as far as its socket tells; COUNTERS if it may be. Only a file that
@@ -77,9 +85,7 @@ static __always_inline enum counter adoption_of(struct tcp_sock *tcp)
 		return COUNTER_REFUSED_TAKEN;
 	if (tcp->urg_data)
 		return COUNTER_REFUSED_SPECIAL;
-	if (sleepers(sock))
-		return COUNTER_ADOPT_WAITED;
-	return read_of_first(tcp) > READ_BYTES ? COUNTER_ADOPT_UNREAD : COUNTERS;
+	return sleepers(sock) ? COUNTER_ADOPT_WAITED : COUNTERS;
 }
 
 /* What changes its nature all the time must not go in and out all the time. */
@@ -123,11 +129,13 @@ static __always_inline bool note(const struct endpoints *endpoints, struct tcp_s
 		.sock = (unsigned long)tcp,
 		.cgroup = cgroup_of(sock_of(tcp)),
 		.scan = adopt_scan,
+		.unread = !!sock_of(tcp)->sk_receive_queue.qlen,
 	};
 
 	if (known && known->numbers.seq == fresh.numbers.seq && known->numbers.ack == fresh.numbers.ack &&
 	    known->scan + 1 >= adopt_scan) {
 		known->scan = adopt_scan;
+		known->unread = fresh.unread;
 		return now - known->since >= adopt_seen_ms * MILLISECOND;
 	}
 	if (bpf_map_update_elem(&sockredir_cand, endpoints, &fresh, BPF_ANY))
@@ -143,17 +151,6 @@ static __always_inline bool note(const struct endpoints *endpoints, struct tcp_s
 static __always_inline bool has_connected(const struct end_key *one, const struct end_key *other)
 {
 	return other->ack == one->seq + 1 && other->seq == one->ack;
-}
-
-/* What came before the socket was mapped goes to the one queue (law 3), without what has been read of its first segment
- * (queue.h). The option has its value already; to set it tells the socket's reader of what is there.
- */
-static __always_inline void move_unread(struct tcp_sock *tcp)
-{
-	int least = 1;
-
-	if (sock_of(tcp)->sk_receive_queue.qlen)
-		bpf_setsockopt(tcp, SOL_SOCKET, SO_RCVLOWAT, &least, sizeof(least));
 }
 
 /* The record of the flow, made by the first of its ends. */
@@ -220,6 +217,8 @@ static __always_inline enum counter adopt_into(struct flow *flow, struct end *en
 		refusal = COUNTER_REFUSED_TAKEN;
 	else if (!file || is_closed(file))
 		refusal = COUNTER_ADOPT_CLOSING;
+	else if (is_awaited(sock_of(tcp)))
+		refusal = COUNTER_ADOPT_WAITED;
 	else if (!is_first && !adopt_join(flow, end, tcp))
 		refusal = COUNTER_ADOPT_UNPAIRED;
 	if (refusal != COUNTERS) {
@@ -232,12 +231,21 @@ static __always_inline enum counter adopt_into(struct flow *flow, struct end *en
 	end->mapped = 1;
 	count(COUNTER_ENDS_INSERTED);
 	adopt_callbacks(end, tcp);
-	move_unread(tcp);
-	if (!is_first) {
+	if (is_first) {
+		adopt_noted++;
+	} else {
 		adopt_joined++;
 		decide(sock_of(tcp), COUNTER_ADOPTED);
 	}
 	return COUNTERS;
+}
+
+/* The first end waits in the map for the second one, which a scan that follows soon may find otherwise. */
+static __always_inline enum counter postpone(struct flow *flow, enum counter refusal)
+{
+	if (flow)
+		adopt_noted++;
+	return refusal;
 }
 
 /* An end that has qualified for long enough, with its mate. */
@@ -250,9 +258,11 @@ static __always_inline enum counter adopt_end(struct tcp_sock *tcp, const struct
 	enum counter refusal;
 	struct flow_key both;
 	struct end_key numbers;
+	__u32 departures, left;
 	struct flow *flow;
-	struct end *end;
+	__u64 left_at;
 	bool connected;
+	struct end *end;
 
 	mirror(endpoints, &mirrored);
 	own = bpf_map_lookup_elem(&sockredir_cand, endpoints);
@@ -275,14 +285,24 @@ static __always_inline enum counter adopt_end(struct tcp_sock *tcp, const struct
 	service = bpf_map_lookup_elem(&sockredir_svc, &key);
 	if (service && service->shunned)
 		return service->shunned;
+	if (own->unread || (!flow && mate->unread))
+		return postpone(flow, COUNTER_ADOPT_UNREAD);
 	end = bpf_sk_storage_get(&sockredir_end, tcp, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!end)
 		return COUNTER_REFUSED_FULL;
+	departures = end->departures;
+	left_at = end->left_at;
+	left = end->left;
 	end_renew(end, numbers, !connected);
 	refusal = adopt_into(flow, end, tcp, &key);
-	if (refusal != COUNTERS)
+	if (refusal == COUNTERS)
+		return COUNTERS;
+	end->departures = departures;
+	end->left_at = left_at;
+	end->left = left;
+	if (!departures)
 		bpf_sk_storage_delete(&sockredir_end, tcp);
-	return refusal;
+	return postpone(flow, refusal);
 }
 
 /* One look at a socket, whose lock is held. */

@@ -11,7 +11,9 @@ static __always_inline __u32 unread_bytes(struct sk_psock *psock)
 	return is_queue_empty(psock) ? 0 : psock->msg_tot_len;
 }
 
-/* Why a scan has not adopted a socket that it would take. It has seen the one end for a while, and not the other. */
+/* Why a scan has not adopted a socket that it would take: it has seen it for a while, but not the other end, or had something to
+ * read.
+ */
 static __always_inline enum counter unadopted(const struct endpoints *endpoints)
 {
 	struct candidate *own = bpf_map_lookup_elem(&sockredir_cand, endpoints), *mate;
@@ -21,7 +23,9 @@ static __always_inline enum counter unadopted(const struct endpoints *endpoints)
 		return NOT_FOLLOWED;
 	mirror(endpoints, &mirrored);
 	mate = bpf_map_lookup_elem(&sockredir_cand, &mirrored);
-	return mate && mate->scan == adopt_scan ? NOT_FOLLOWED : COUNTER_ADOPT_UNPAIRED;
+	if (!mate || mate->scan != adopt_scan)
+		return COUNTER_ADOPT_UNPAIRED;
+	return own->unread ? COUNTER_ADOPT_UNREAD : NOT_FOLLOWED;
 }
 
 /* Why a socket that was never followed is not: what the gate and a scan would say now. */

@@ -89,9 +89,9 @@ struct candidate {
 	/* The address of its socket, and its cgroup for the memory of services. */
 	__u64 sock;
 	__u64 cgroup;
-	/* The last scan that has found it so. */
+	/* The last scan that has found it so, and whether it had something to read then. */
 	__u32 scan;
-	__u32 pad;
+	__u32 unread;
 };
 
 /* A program by the name of its process, as in /proc/PID/comm. The value is 1 if it was seen to splice. */
@@ -281,7 +281,7 @@ enum counter {
 	/* and looks at an end that may not be now: it is in another network namespace than the tool, closes, */
 	COUNTER_ADOPT_NAMESPACE,
 	COUNTER_ADOPT_CLOSING,
-	/* a thread sleeps in recv or send, too much of a large segment has been read, or it has left the map not long ago; */
+	/* a thread sleeps in recv or send or waits for the lock, something is unread, or it has left the map not long ago; */
 	COUNTER_ADOPT_WAITED,
 	COUNTER_ADOPT_UNREAD,
 	COUNTER_ADOPT_AGAIN,

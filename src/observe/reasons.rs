@@ -236,9 +236,8 @@ pub static REASONS: &[Reason] = &[
     },
     Reason {
         name: "bytes_repeated",
-        cause: "bytes that TCP delivered for the second time were cut off, so that the reader does not get them twice; or \
-                bytes of a segment that its program had read when the connection was adopted",
-        remedy: "nothing to do: nothing was lost; the former takes a receiver whose memory was full of tiny messages",
+        cause: "bytes that TCP delivered for the second time were cut off, so that the reader does not get them twice",
+        remedy: "nothing to do: nothing was lost; it takes a receiver whose memory was full of tiny messages",
     },
     Reason {
         name: "repeated_uncut",
@@ -388,15 +387,15 @@ pub static REASONS: &[Reason] = &[
     Reason {
         name: "adopt_waited",
         cause: "the connection was established before it could be followed, and a thread sleeps in a call on it, which \
-                redirected data would not wake",
+                redirected data would not wake, or waits to begin one",
         remedy: "nothing to do: it is tried again when that thread has what it waits for; a program that waits in a \
                  blocking call most of the time stays on TCP",
     },
     Reason {
         name: "adopt_unread",
-        cause: "the connection was established before it could be followed, and its program is in the middle of reading \
-                a segment of more than 64 KiB",
-        remedy: "nothing to do: it is tried again",
+        cause: "the connection was established before it could be followed, and something was unread when it was looked \
+                at, which its program may be about to read from TCP",
+        remedy: "nothing to do: it is tried again; a connection whose reader is always behind stays on TCP",
     },
     Reason {
         name: "adopt_again",

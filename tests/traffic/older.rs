@@ -35,10 +35,10 @@ enum State {
     Unread,
     /// One has read a part of it
     Partly,
-    /// One has read much of a large message
-    Deep,
     /// A thread sleeps in recv, and the file was then made non-blocking
     Sleeping,
+    /// One reads all the time what it is told of
+    Reading,
     /// An urgent byte waits
     Urgent,
     /// One has shut down its sending side
@@ -73,7 +73,6 @@ impl State {
         match self {
             State::Unread => Some((60_000, 0)),
             State::Partly => Some((60_000, 12_345)),
-            State::Deep => Some((300_000, 150_000)),
             _ => None,
         }
     }
@@ -84,14 +83,18 @@ impl State {
     }
 
     fn begins_blocking(self) -> bool {
-        matches!(self, State::Turned | State::Blocking)
+        matches!(self, State::Turned | State::Blocking | State::Reading)
     }
+}
+
+fn turn(pair: &Pair) -> Result<()> {
+    pair.client.stream().set_nonblocking(true)?;
+    Ok(pair.server.stream().set_nonblocking(true)?)
 }
 
 fn prepare(pair: &mut Pair, state: State, buffer: &mut [u8]) -> Result<()> {
     if state == State::Turned {
-        pair.client.stream().set_nonblocking(true)?;
-        pair.server.stream().set_nonblocking(true)?;
+        turn(pair)?;
     }
     if let Some((sent, read)) = state.unread() {
         sys::set_buffers(pair.server.stream(), Some(BUFFER), None)?;
@@ -169,6 +172,26 @@ fn sleep(pair: &mut Pair, rounds: usize, buffer: &mut [u8]) -> Result<()> {
     pair.echo(rounds, SIZE, buffer)
 }
 
+/// Until the line has come, the server asks how much there is and reads it byte by byte, without a pause.
+fn read_on(pair: &mut Pair, buffer: &mut [u8]) -> Result<()> {
+    turn(pair)?;
+    let line = thread::spawn(wait_for_line);
+    let mut told = 0;
+    while !line.is_finished() {
+        let unread = sys::unread(pair.server.stream().as_raw_fd())?;
+        ensure!(unread >= told, "FIONREAD is {unread} where it was {told}");
+        told = unread;
+        if unread > 0 {
+            let has_read = pair.server.receive(&mut buffer[..1])?;
+            ensure!(has_read, "recv says EAGAIN where FIONREAD said {unread}");
+            told -= 1;
+        } else if pair.server.received == pair.client.sent {
+            pair.client.send_all(BUFFER as usize / 8, buffer)?;
+        }
+    }
+    pair.server.receive_until(pair.client.sent, buffer)
+}
+
 /// Of a thread, by its `stat` in /proc.
 fn is_asleep(stat: &str) -> bool {
     stat.rsplit_once(") ")
@@ -196,10 +219,10 @@ pub fn main(mut options: Options) -> Result<()> {
     let mut state = options.state;
     for pair in &mut pairs {
         pair.echo(1, SIZE, &mut buffer)?;
-        if state == State::Sleeping {
-            sleep(pair, options.rounds, &mut buffer)?;
-        } else {
-            prepare(pair, state, &mut buffer)?;
+        match state {
+            State::Sleeping => sleep(pair, options.rounds, &mut buffer)?,
+            State::Reading => read_on(pair, &mut buffer)?,
+            _ => prepare(pair, state, &mut buffer)?,
         }
     }
     while wait_for_line()? {
