@@ -17,6 +17,8 @@ const FIRST: Duration = Duration::from_millis(250);
 const LAST: Duration = Duration::from_secs(16);
 /// Scans take at most this share of one processor's time.
 const SHARE: u32 = 50;
+/// But at most this one for the two seconds that the first end of a connection waits in the map for the other one.
+const HURRIED: u32 = 10;
 /// Scans in a row that find nothing new, after which they rest: half a minute after the last change.
 const IDLE: u32 = 7;
 /// Scans for somebody who asks for one: the first notes ends, the second adopts them.
@@ -135,7 +137,7 @@ impl Schedule {
         self.scans += 1;
         self.last = scan.took;
         self.all += scan.took;
-        if scan.noted + scan.adopted > 0 {
+        if scan.noted + scan.halves + scan.adopted > 0 {
             self.idle = 0;
             self.interval = FIRST;
         } else {
@@ -154,6 +156,9 @@ impl Schedule {
     fn follow(&self, scan: &Scan, now: Instant) -> Option<Instant> {
         if self.mode == Adopt::Off {
             return None;
+        }
+        if scan.halves > 0 {
+            return Some(now + scan.took * HURRIED);
         }
         if self.idle < IDLE {
             return Some(now + self.interval);
@@ -198,6 +203,7 @@ mod tests {
 
     const NOTHING: Scan = Scan {
         noted: 0,
+        halves: 0,
         adopted: 0,
         due: None,
         took: Duration::from_millis(1),
@@ -253,6 +259,14 @@ mod tests {
             ..noted
         };
         assert_eq!(intervals(&mut schedule, &slow, 1), [Duration::from_secs(5)]);
+    }
+
+    #[test]
+    fn the_other_end_of_one_that_is_mapped_is_looked_at_at_once() {
+        let mut schedule = Schedule::new(Adopt::Auto, Instant::now());
+        let half = Scan { halves: 1, ..NOTHING };
+        assert_eq!(intervals(&mut schedule, &half, 2), [Duration::from_millis(10); 2]);
+        assert_eq!(intervals(&mut schedule, &NOTHING, 1), [FIRST * 2]);
     }
 
     #[test]

@@ -232,7 +232,7 @@ static __always_inline enum counter adopt_into(struct flow *flow, struct end *en
 	count(COUNTER_ENDS_INSERTED);
 	adopt_callbacks(end, tcp);
 	if (is_first) {
-		adopt_noted++;
+		adopt_halves++;
 	} else {
 		adopt_joined++;
 		decide(sock_of(tcp), COUNTER_ADOPTED);
@@ -244,7 +244,7 @@ static __always_inline enum counter adopt_into(struct flow *flow, struct end *en
 static __always_inline enum counter postpone(struct flow *flow, enum counter refusal)
 {
 	if (flow)
-		adopt_noted++;
+		adopt_halves++;
 	return refusal;
 }
 

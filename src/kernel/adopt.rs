@@ -17,6 +17,8 @@ const BATCH: u32 = 4096;
 pub struct Scan {
     /// Ends that it has seen for the first time: a later scan may adopt them.
     pub noted: u32,
+    /// Connections with one end in the socket map, whose other end a scan that follows soon may put there.
+    pub halves: u32,
     /// Connections whose second end it has put into the socket map.
     pub adopted: u32,
     /// How long until the first of the ends that wait to come back may.
@@ -31,7 +33,8 @@ impl Datapath<'_> {
         let begin = clock(ClockId::CLOCK_THREAD_CPUTIME_ID);
         let bss = self.adoption()?;
         bss.adopt_scan += 1;
-        (bss.adopt_noted, bss.adopt_joined, bss.adopt_due) = (0, 0, 0);
+        (bss.adopt_noted, bss.adopt_halves) = (0, 0);
+        (bss.adopt_joined, bss.adopt_due) = (0, 0);
         let link = self
             .skel
             .progs
@@ -40,13 +43,15 @@ impl Datapath<'_> {
             .context("failed to attach the iterator over connections")?;
         read_all(&link).context("failed to scan the connections")?;
         let bss = self.adoption()?;
-        let (noted, adopted, due) = (bss.adopt_noted, bss.adopt_joined, bss.adopt_due);
+        let (noted, halves) = (bss.adopt_noted, bss.adopt_halves);
+        let (adopted, due) = (bss.adopt_joined, bss.adopt_due);
         if noted > 0 {
             // Those of programs that are kept off are no candidates.
             self.scan_listeners()?;
         }
         Ok(Scan {
             noted,
+            halves,
             adopted,
             // The clock of the datapath's times.
             due: (due > 0).then(|| Duration::from_nanos(due).saturating_sub(clock(ClockId::CLOCK_MONOTONIC))),
