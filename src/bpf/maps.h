@@ -68,8 +68,8 @@ const volatile __u32 splice_call = 0;
 /* Written before each scan: its number, from 1. */
 volatile __u32 adopt_scan;
 /* Written by each scan: the cookie of the network namespace that it has seen, the ends that it has seen for the first time, the
- * flows of which it has adopted one end so far and those that it has adopted, and when the first of the ends that wait to come back may (CLOCK_MONOTONIC, nanoseconds; 0 if
- * there are none).
+ * flows of which it has adopted one end so far and those that it has adopted, and when the first of the ends that wait to come
+ * back may (CLOCK_MONOTONIC, nanoseconds; 0 if there are none).
  */
 volatile __u64 adopt_netns;
 volatile __u32 adopt_noted;
