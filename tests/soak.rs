@@ -19,6 +19,11 @@ const ROUND: Duration = Duration::from_secs(8);
 const SQUEEZE: Duration = Duration::from_secs(2);
 /// TCP_TIMEWAIT_LEN (linux/tcp.h), and the next probe of the window after that.
 const ORPHAN: Duration = Duration::from_secs(150);
+/// Seconds of silence that are a stall: in one test of many, perhaps on a busy machine, which looks for hangs, and
+const HANG: &str = "45";
+/// where scans take so much time that a reader may be busy for three seconds. If it has made its buffer small meanwhile, the
+/// window that it then opens may be less than a segment, and TCP sends in it only at its next probe, six seconds later.
+const SLOW: &str = "20";
 
 fn variable<T: std::str::FromStr>(name: &str) -> Option<T> {
     let text = env::var(name).ok().filter(|text| !text.is_empty())?;
@@ -43,9 +48,11 @@ fn soak_with(
         .ceil()
         .to_string();
     let mut arguments = vec!["soak", "--seconds", &seconds];
+    // `make soak` looks for delays too, of five seconds.
     if minutes.is_none() {
-        // One test of many, perhaps on a busy machine, looks for hangs. `make soak` looks for delays too.
-        arguments.extend(["--stall", "45"]);
+        arguments.extend(["--stall", HANG]);
+    } else if scans {
+        arguments.extend(["--stall", SLOW]);
     }
     arguments.extend(traffic_arguments);
     let seed = variable::<u64>("SOCKREDIR_SOAK_SEED").map(|seed| seed.to_string());
