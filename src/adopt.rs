@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use crate::checks::Finding;
 use crate::cli::Adopt;
 use crate::counters::Counters;
 use crate::kernel::{Datapath, Scan};
@@ -47,6 +48,8 @@ struct Asker {
 /// The scans of an instance.
 pub struct Schedule {
     mode: Adopt,
+    /// Why there are none at all, unless somebody has asked for them all the same.
+    obstacle: Option<Finding>,
     /// None while they rest.
     next: Option<Instant>,
     interval: Duration,
@@ -61,10 +64,17 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// For an instance that has just been attached.
-    pub fn new(mode: Adopt, now: Instant) -> Self {
+    /// For an instance that has just been attached: what its user has asked for, and whether the kernel is fit for scans.
+    pub fn new(asked: Option<Adopt>, fit: Result<(), Finding>, now: Instant) -> Self {
+        let obstacle = fit.err().filter(|_| asked.is_none());
+        let mode = asked.unwrap_or(if obstacle.is_some() {
+            Adopt::Off
+        } else {
+            Adopt::Auto
+        });
         Self {
             mode,
+            obstacle,
             next: (mode != Adopt::Off).then_some(now),
             interval: FIRST,
             idle: 0,
@@ -75,6 +85,10 @@ impl Schedule {
             last: Duration::ZERO,
             all: Duration::ZERO,
         }
+    }
+
+    pub fn obstacle(&self) -> Option<&Finding> {
+        self.obstacle.as_ref()
     }
 
     /// When the next scan is due.
@@ -214,6 +228,10 @@ mod tests {
         Counters::new(&names.map(str::to_owned), vec![blocking, remote])
     }
 
+    fn scheduled(mode: Adopt, now: Instant) -> Schedule {
+        Schedule::new(Some(mode), Ok(()), now)
+    }
+
     /// The times between scans that find this until they rest, at most so many.
     fn intervals(schedule: &mut Schedule, scan: &Scan, most: usize) -> Vec<Duration> {
         let mut intervals = Vec::new();
@@ -227,7 +245,7 @@ mod tests {
     #[test]
     fn scans_that_find_nothing_become_rare_and_rest() {
         let now = Instant::now();
-        let mut schedule = Schedule::new(Adopt::Auto, now);
+        let mut schedule = scheduled(Adopt::Auto, now);
         assert_eq!(schedule.next(), Some(now));
         let intervals = intervals(&mut schedule, &NOTHING, 100);
         assert_eq!(intervals.len() as u32, IDLE - 1);
@@ -238,7 +256,7 @@ mod tests {
     #[test]
     fn they_go_on_when_a_connection_is_refused_that_may_change_and_for_no_other_reason() {
         let now = Instant::now();
-        let mut schedule = Schedule::new(Adopt::Auto, now);
+        let mut schedule = scheduled(Adopt::Auto, now);
         intervals(&mut schedule, &NOTHING, 100);
         schedule.notice(&counters(0, 5), now);
         assert_eq!(schedule.next(), None);
@@ -251,7 +269,7 @@ mod tests {
 
     #[test]
     fn what_was_noted_is_adopted_soon_and_costs_a_share_of_time_only() {
-        let mut schedule = Schedule::new(Adopt::Auto, Instant::now());
+        let mut schedule = scheduled(Adopt::Auto, Instant::now());
         let noted = Scan { noted: 1, ..NOTHING };
         assert_eq!(intervals(&mut schedule, &noted, 2), [FIRST; 2]);
         let slow = Scan {
@@ -263,7 +281,7 @@ mod tests {
 
     #[test]
     fn the_other_end_of_one_that_is_mapped_is_looked_at_at_once() {
-        let mut schedule = Schedule::new(Adopt::Auto, Instant::now());
+        let mut schedule = scheduled(Adopt::Auto, Instant::now());
         let half = Scan { halves: 1, ..NOTHING };
         assert_eq!(intervals(&mut schedule, &half, 2), [Duration::from_millis(10); 2]);
         assert_eq!(intervals(&mut schedule, &NOTHING, 1), [FIRST * 2]);
@@ -271,7 +289,7 @@ mod tests {
 
     #[test]
     fn an_end_that_waits_to_come_back_is_looked_at_when_it_may() {
-        let mut schedule = Schedule::new(Adopt::Auto, Instant::now());
+        let mut schedule = scheduled(Adopt::Auto, Instant::now());
         let minute = Duration::from_secs(60);
         let waits = Scan {
             due: Some(minute),
@@ -283,17 +301,31 @@ mod tests {
     #[test]
     fn start_ends_with_what_was_there_and_off_never_begins() {
         let now = Instant::now();
-        let mut schedule = Schedule::new(Adopt::Start, now);
+        let mut schedule = scheduled(Adopt::Start, now);
         intervals(&mut schedule, &NOTHING, 100);
         schedule.notice(&counters(1, 0), now);
         assert_eq!(schedule.next(), None);
-        assert_eq!(Schedule::new(Adopt::Off, now).next(), None);
+        assert_eq!(scheduled(Adopt::Off, now).next(), None);
+    }
+
+    #[test]
+    fn an_unfit_kernel_is_scanned_only_for_whoever_asks_for_it() {
+        let now = Instant::now();
+        let unfit = || Err(Finding::new("it breaks", "use another"));
+        let schedule = Schedule::new(None, unfit(), now);
+        assert_eq!((schedule.next(), schedule.obstacle().is_some()), (None, true));
+        let schedule = Schedule::new(Some(Adopt::Auto), unfit(), now);
+        assert_eq!(
+            (schedule.next(), schedule.obstacle().is_some()),
+            (Some(now), false)
+        );
+        assert_eq!(Schedule::new(None, Ok(()), now).next(), Some(now));
     }
 
     #[test]
     fn whoever_asks_is_told_after_two_scans() {
         let now = Instant::now();
-        let mut schedule = Schedule::new(Adopt::Off, now);
+        let mut schedule = scheduled(Adopt::Off, now);
         let (reply, answer) = mpsc::sync_channel(1);
         schedule.ask(reply, now);
         let adopts = Scan {

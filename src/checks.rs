@@ -80,7 +80,7 @@ impl Report {
     }
 
     /// A check of what `run` can do without.
-    fn note(&mut self, name: &'static str, meaning: &str, work: impl FnOnce() -> Result<(), Finding>) {
+    pub fn note(&mut self, name: &'static str, meaning: &str, work: impl FnOnce() -> Result<(), Finding>) {
         let outcome = match work() {
             Ok(()) => Outcome::Ok(meaning.to_owned()),
             Err(finding) => Outcome::Note(finding),

@@ -95,8 +95,9 @@ pub struct RunArgs {
     pub same_cgroup: bool,
 
     /// Which connections to adopt that are established already: those whose two ends have become non-blocking, or were open before
-    #[arg(long, value_enum, default_value_t = Adopt::Auto)]
-    pub adopt: Adopt,
+    /// [default: auto, or off on kernels where `doctor` notes `scans`]
+    #[arg(long, value_enum)]
+    pub adopt: Option<Adopt>,
 
     /// Accelerate only connections with one of these ports at either end: numbers and ranges, as in 80,8000-8080
     /// [default: all ports]

@@ -38,6 +38,11 @@ pub fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
     let (mut report, ready) = checks::check_all(&args.cgroups, Single::Demanded, &options, &mut storage);
     // The lock of the cgroup first of all: `run` may be started at this very moment.
     drop(ready);
+    report.note(
+        "scans",
+        "the kernel can be asked for its TCP sockets",
+        kernel::check_scans,
+    );
     report.checks.extend(note_on(&others));
 
     let kernel = kernel::release();

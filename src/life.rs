@@ -220,7 +220,9 @@ impl Life<'_> {
         self.manager
             .stopping("waiting until what is queued has been read");
         loop {
-            self.datapath.release_idle()?;
+            if self.desk.schedule.obstacle().is_none() {
+                self.datapath.release_idle()?;
+            }
             let Ends { mapped, unread, .. } = self.datapath.ends()?;
             let waited = begin.elapsed();
             let is_over =

@@ -82,6 +82,10 @@ pub fn run(args: &RunArgs) -> Result<()> {
         manager = inherited;
     }
 
+    let schedule = Schedule::new(args.adopt, kernel::check_scans(), Instant::now());
+    if let Some(obstacle) = schedule.obstacle() {
+        eprintln!("sockredir: note: {obstacle}");
+    }
     let mut life = Life {
         args,
         cgroups,
@@ -91,7 +95,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
         front: Some(front),
         metrics: address,
         is_replaced: false,
-        desk: Desk::new(instance, Schedule::new(args.adopt, Instant::now())),
+        desk: Desk::new(instance, schedule),
         log,
         manager,
         covered,

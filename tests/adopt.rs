@@ -7,7 +7,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Arena, Scans, Tool, Traffic, json};
+use common::{Arena, Scans, Tool, Traffic, ask, json};
 
 /// Of `older`: messages each way for each line.
 const ROUNDS: u64 = 64;
@@ -258,6 +258,35 @@ fn an_upgrade_hands_flows_from_one_process_to_the_next() {
     }
     traffic.signal(libc::SIGTERM);
     assert_eq!(traffic.finish().value("stalls"), 0);
+}
+
+/// Nobody has said that it may scan, so the kernel decides.
+#[test]
+fn a_kernel_that_scans_would_break_is_not_scanned() {
+    let arena = Arena::new();
+    let doctor = json(&arena, &["doctor"]);
+    let checks = doctor["checks"].as_array().expect("checks");
+    let scans = checks
+        .iter()
+        .find(|check| check["name"] == "scans")
+        .expect("a check");
+    let mut command = arena.host_command(env!("CARGO_BIN_EXE_sockredir"));
+    command.arg("--cgroup").arg(arena.cgroup());
+    let tool = Tool::start_by(command);
+    let mode = json(&arena, &["status"])["adoption"]["mode"].clone();
+    if scans["result"] == "ok" {
+        assert_eq!(mode, "auto");
+        assert_eq!(adopt(&arena), 0);
+    } else {
+        assert_eq!(mode, "off");
+        let asked = ask(&arena, &["adopt"]);
+        let errors = String::from_utf8_lossy(&asked.stderr).into_owned();
+        assert!(
+            !asked.status.success() && errors.contains("CVE-2026-74714") && errors.lines().count() == 1,
+            "{errors}"
+        );
+    }
+    assert!(tool.stop().status.success());
 }
 
 #[test]

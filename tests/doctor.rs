@@ -101,8 +101,9 @@ fn refusal(mut command: Command) -> String {
     error
 }
 
-/// What `run` says on standard error when it starts.
-fn start(command: Command) -> Vec<String> {
+/// What `run` says on standard error when it starts, on a kernel that is fit for scans or not.
+fn start(mut command: Command) -> Vec<String> {
+    command.args(["--adopt", "auto"]);
     let mut tool = Process::start(command);
     tool.wait_for_line("ready", 1, Duration::from_secs(30));
     tool.signal(libc::SIGINT);

@@ -9,6 +9,7 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use common::{Arena, Tool, Traffic, lock_cgroup2, wait_until_gone};
@@ -58,7 +59,9 @@ struct Program(PathBuf);
 
 impl Program {
     fn new() -> Self {
-        let folder = PathBuf::from(format!("/tmp/sockredir-test-privileges-{}", std::process::id()));
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let (process, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let folder = PathBuf::from(format!("/tmp/sockredir-test-privileges-{process}-{count}"));
         fs::create_dir_all(&folder).unwrap();
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
         fs::copy(env!("CARGO_BIN_EXE_sockredir"), folder.join("sockredir")).unwrap();
@@ -152,7 +155,7 @@ fn everything_works_with_the_documented_capabilities() {
     for user in User::BOTH {
         let arena = Arena::new();
         let command = program.command(&arena, user, &without(""));
-        let arguments = ["run", "--metrics", "0", "--log-decisions"];
+        let arguments = ["run", "--metrics", "0", "--log-decisions", "--adopt", "auto"];
         let mut tool = Tool::start_by(on(&arena, command, &arguments));
         assert_eq!(effective(&tool), documented, "{user:?}");
         let address = tool.wait_for_line("metrics: http://", 1);
@@ -237,7 +240,7 @@ fn the_capability_that_it_can_do_without_is_named() {
             "{table}"
         );
 
-        let tool = Tool::start_by(on(&arena, command(), &["run"]));
+        let tool = Tool::start_by(on(&arena, command(), &["run", "--adopt", "auto"]));
         let mut hold = arena.traffic(&["hold", "--connections", "2"]);
         hold.wait_for_line("holding", 1);
         let report = tool.stop();

@@ -64,7 +64,10 @@ fn soak_with(
     let mut log = KernelLog::mark();
     let arena = Arena::new();
     let tool = Tool::start(&arena, tool_arguments);
-    let scans = scans.then(|| Scans::begin(&arena));
+    let scans = scans.then(|| {
+        arena.connect_without_requests();
+        Scans::begin(&arena)
+    });
     let mut traffic = arena.traffic(&arguments);
     let seed = traffic.wait_for_line("seed=", 1);
     println!("sockredir {tool_arguments:?}: {seed}, {seconds} s");

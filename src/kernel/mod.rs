@@ -38,7 +38,7 @@ use skeleton::{SockredirSkel, SockredirSkelBuilder, types};
 pub use adopt::Scan;
 pub use decisions::Decision;
 pub use ends::{EndKey, Ends};
-pub use requirements::{check as check_requirements, tells_waiters};
+pub use requirements::{check as check_requirements, check_scans, tells_waiters};
 pub use selftest::{SafetyCheck, SelfTest};
 pub use sys::{libbpf_version, release, try_lock, unlock};
 pub use tunables::Tunable;

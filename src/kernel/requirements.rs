@@ -6,6 +6,7 @@ use std::io::{BufRead as _, BufReader};
 use libbpf_rs::btf::Btf;
 use libbpf_rs::btf::types::{Func, Struct, Typedef};
 
+use super::sys::release;
 use crate::checks::Finding;
 
 /// A structure's member, or a function for BPF programs, and what its absence means.
@@ -65,6 +66,35 @@ pub fn check() -> Result<(), Finding> {
     Ok(())
 }
 
+/// The first releases of their series with e5fd3f514e27 ("bpf: tcp: Fix use-after-free in bpf_iter_tcp_established_batch()",
+/// CVE-2026-74714). Later series have it.
+const SCANS_MENDED: [(u32, u32, u32); 3] = [(6, 12, 104), (6, 18, 45), (7, 1, 9)];
+
+/// Fails where a scan of the TCP sockets may free a connection request that is still in use. Nothing shows that but the release.
+pub fn check_scans() -> Result<(), Finding> {
+    let release = release();
+    if are_scans_mended(&release) {
+        return Ok(());
+    }
+    Err(Finding::new(
+        format!(
+            "scans of TCP sockets can corrupt the memory of Linux {release} (CVE-2026-74714), so none are made: established \
+             connections are not adopted, and idle ones stay in the socket map when it stops"
+        ),
+        "use Linux 6.12.104, 6.18.45, 7.1.9 or a later one of these series; or `run --adopt auto`, if the distribution has mended it",
+    ))
+}
+
+fn are_scans_mended(release: &str) -> bool {
+    let mut numbers = release.split(['.', '-', '+']).map_while(|part| part.parse().ok());
+    let mut next = || numbers.next().unwrap_or(0);
+    let (major, minor, patch): (u32, u32, u32) = (next(), next(), next());
+    let series = SCANS_MENDED
+        .iter()
+        .find(|mended| (mended.0, mended.1) == (major, minor));
+    series.map_or((major, minor) > (7, 1), |mended| patch >= mended.2)
+}
+
 /// Whether the kernel can trace system calls, which it needs not.
 pub fn has_system_call_trace() -> Result<bool, Finding> {
     let btf = vmlinux()?;
@@ -119,6 +149,31 @@ fn has_member(btf: &Btf<'_>, owner: &str, member: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn scans_are_mended_in_late_releases_of_each_series() {
+        for release in [
+            "6.12.104",
+            "6.12.118+deb13-cloud-amd64",
+            "6.18.45-0-lts",
+            "7.1.9",
+            "7.2.0-rc6",
+            "8.0",
+        ] {
+            assert!(are_scans_mended(release), "{release}");
+        }
+        for release in [
+            "6.12.0-55.el10",
+            "6.12.103",
+            "6.18.44-v1",
+            "6.19.12",
+            "7.0.30",
+            "7.1.8",
+            "",
+        ] {
+            assert!(!are_scans_mended(release), "{release}");
+        }
+    }
 
     #[test]
     fn a_hidden_address_is_zero() {

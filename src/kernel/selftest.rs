@@ -100,8 +100,6 @@ const ROUNDS: usize = 12;
 const MIXED: usize = 8;
 /// A one-way run of so many takes a flow out of the socket map.
 const ONE_WAY: usize = 72;
-/// By the first look at them both ends drain, by the second they leave.
-const LOOKS: usize = 2;
 /// More messages than one receive queue may hold.
 const MANY: usize = 600;
 /// Of the messages in one receive queue.
@@ -245,13 +243,12 @@ impl<'test, 'a> SelfTest<'test, 'a> {
         for _ in 0..ONE_WAY {
             connection.client.send(SMALL)?;
         }
-        // Enough looks for an end to leave that should not.
-        for _ in 0..LOOKS {
-            self.datapath.release_idle()?;
-        }
+        // Each is a look at an end that should not leave.
+        connection.server.send(SMALL)?;
+        connection.client.receive_until(connection.server.sent)?;
         connection.server.receive_until(connection.client.sent)?;
         let left = until(|| {
-            self.datapath.release_idle()?;
+            connection.converse(1, SMALL)?;
             Ok(self.datapath.ends()?.mapped == 0)
         })?;
         ensure!(left, "they stay in the socket map");

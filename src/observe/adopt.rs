@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::control;
 use crate::cli::AdoptArgs;
@@ -10,6 +10,9 @@ use crate::output::print;
 
 pub fn adopt(args: &AdoptArgs) -> Result<ExitCode> {
     let adopted = control::adopt(args.cgroup.as_deref())?;
+    if let Some(obstacle) = adopted.obstacle {
+        bail!(obstacle);
+    }
     let text = if args.json {
         serde_json::to_string(&adopted)?
     } else {

@@ -105,6 +105,9 @@ pub struct Adopted {
     pub scans: u64,
     pub seconds: f64,
     pub adopted: u64,
+    /// Why there was no scan at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub obstacle: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]

@@ -413,8 +413,8 @@ pub static REASONS: &[Reason] = &[
         name: NOT_FOLLOWED,
         cause: "the connection was established before sockredir started, or by a socket that was blocking then and is \
                 not now, or while as many as `--max-flows` allows were followed, and is not adopted yet",
-        remedy: "nothing to do for a moment, unless `--adopt` is `off` or `start`; `sockredir adopt` has it tried now; \
-                 raise `--max-flows` if `refused_full` is above 0",
+        remedy: "nothing to do for a moment, unless `--adopt` is `off` or `start`, or `doctor` notes `scans`; `sockredir adopt` \
+                 has it tried now; raise `--max-flows` if `refused_full` is above 0",
     },
 ];
 

@@ -18,10 +18,13 @@ impl Tool {
         Self::start_for(arena, arena.cgroup(), arguments)
     }
 
-    /// As `start`, for a cgroup below the arena's.
+    /// As `start`, for a cgroup below the arena's. It makes scans on every kernel, unless the arguments say otherwise.
     pub fn start_for(arena: &Arena, cgroup: &Path, arguments: &[&str]) -> Self {
         let mut command = arena.host_command(env!("CARGO_BIN_EXE_sockredir"));
         command.arg("--cgroup").arg(cgroup).args(arguments);
+        if !arguments.contains(&"--adopt") {
+            command.args(["--adopt", "auto"]);
+        }
         Self::start_by(command)
     }
 

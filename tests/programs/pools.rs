@@ -6,13 +6,19 @@ use std::time::{Duration, Instant};
 
 use crate::common::{Process, json};
 use crate::postgres::client;
+use crate::redis::cli;
 use crate::servers;
 use crate::stage::Stage;
 
 const REDIS: u64 = 200;
+const REDIS_PORT: &str = "6379";
 const POSTGRES: u64 = 16;
 const CONNECTED: Duration = Duration::from_secs(60);
 const ADOPTED: Duration = Duration::from_secs(30);
+/// Adopted and new connections in turn.
+const ROUNDS: usize = 5;
+const MEASURED: Duration = Duration::from_secs(1);
+const SETTLED: Duration = Duration::from_millis(500);
 const END: Duration = Duration::from_secs(120);
 
 fn counter(stage: &Stage, name: &str) -> u64 {
@@ -47,15 +53,13 @@ fn wait_for(what: &str, within: Duration, mut is_so: impl FnMut() -> bool) {
 #[test]
 fn pools_of_redis_and_postgres_that_are_older_than_the_tool_are_adopted() {
     let mut stage = Stage::new(true);
-    servers::redis(&mut stage, "6379");
+    servers::redis(&mut stage, REDIS_PORT);
     servers::postgres(&mut stage);
     let mut tables = client(&stage, "pgbench", "127.0.0.1");
     tables.args(["--initialize", "--quiet", "--no-vacuum", "--scale", "1"]);
     stage.run(tables);
 
-    let mut redis = stage.command("redis-benchmark");
-    redis.args(["-p", "6379", "-t", "get", "-n", "100000000", "-c"]);
-    let mut redis = Process::start(with_clients(redis, REDIS));
+    let mut redis = redis_pool(&stage);
     let mut postgres = client(&stage, "pgbench", "127.0.0.1");
     postgres.args(["--no-vacuum", "--select-only", "--time", "15", "--client"]);
     let mut postgres = Process::start(with_clients(postgres, POSTGRES));
@@ -93,6 +97,25 @@ fn pools_of_redis_and_postgres_that_are_older_than_the_tool_are_adopted() {
         .iter()
         .any(|line| line == "number of failed transactions: 0 (0.000%)");
     assert!(failed, "{}", postgres.transcript());
+    let (mut adopted, mut new) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        adopted.push(rate(&stage));
+        redis.signal(libc::SIGSTOP);
+        let mut later = redis_pool(&stage);
+        wait_for("the later pool", CONNECTED, || {
+            established(&stage, 6379) as u64 >= 4 * REDIS
+        });
+        thread::sleep(SETTLED);
+        new.push(rate(&stage));
+        later.kill();
+        redis.signal(libc::SIGCONT);
+        thread::sleep(SETTLED);
+    }
+    let (adopted, new) = (median(adopted), median(new));
+    println!(
+        "figure: GET over {REDIS} connections: adopted {adopted:.0} per second, new {new:.0}, ratio {:.2}",
+        adopted / new
+    );
     // It ends by itself at an answer that is an error.
     assert!(redis.is_running(), "{}", redis.transcript());
     redis.kill();
@@ -102,6 +125,33 @@ fn pools_of_redis_and_postgres_that_are_older_than_the_tool_are_adopted() {
         "{}",
         totals.transcript
     );
+}
+
+fn redis_pool(stage: &Stage) -> Process {
+    let mut command = stage.command("redis-benchmark");
+    command.args(["-p", REDIS_PORT, "-t", "get", "-n", "100000000", "-c"]);
+    Process::start(with_clients(command, REDIS))
+}
+
+/// Commands per second that Redis has answered for a while.
+fn rate(stage: &Stage) -> f64 {
+    let answered = || {
+        let lines = cli(stage, REDIS_PORT, &["info", "stats"]);
+        let mut values = lines
+            .iter()
+            .filter_map(|line| line.trim().strip_prefix("total_commands_processed:"));
+        let value: f64 = values.next().expect("a total").parse().expect("a number");
+        (Instant::now(), value)
+    };
+    let (begin, before) = answered();
+    thread::sleep(MEASURED);
+    let (end, after) = answered();
+    (after - before) / (end - begin).as_secs_f64()
+}
+
+fn median(mut rates: Vec<f64>) -> f64 {
+    rates.sort_by(f64::total_cmp);
+    rates[rates.len() / 2]
 }
 
 /// The number of connections is the last argument.

@@ -11,7 +11,7 @@ const MAIN: &str = "6379";
 const REPLICA: &str = "6380";
 const SYNCED: Duration = Duration::from_secs(60);
 
-fn cli(stage: &Stage, port: &str, arguments: &[&str]) -> Vec<String> {
+pub fn cli(stage: &Stage, port: &str, arguments: &[&str]) -> Vec<String> {
     let mut command = stage.command("redis-cli");
     command.args(["-e", "-p", port]).args(arguments);
     stage.run(command)
