@@ -13,6 +13,7 @@ use common::{Arena, Scans, Tool, Traffic, ask, json};
 const ROUNDS: u64 = 64;
 const SIZE: u64 = 512;
 const NOBODY: u32 = 65534;
+const SCANS: Duration = Duration::from_millis(5);
 /// Longer than an end is looked at before it is adopted.
 const READING: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -111,7 +112,7 @@ fn a_connection_that_becomes_non_blocking_is_adopted() {
 fn a_reader_finds_what_it_was_told_of_whenever_it_is_adopted() {
     let arena = Arena::new();
     let tool = Tool::start(&arena, &["--adopt", "off"]);
-    let scans = Scans::begin(&arena);
+    let scans = Scans::begin(&arena, SCANS);
     for _ in 0..8 {
         let mut older = older(&arena, &["--state", "reading"]);
         thread::sleep(READING);

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{
-    Arena, Interrupts, KernelLog, Scans, Tool, ToolReport, is_slow, map_entries, wait_until_gone, work,
+    Arena, Interrupts, KernelLog, Scans, Tool, ToolReport, is_slow, json, map_entries, wait_until_gone, work,
 };
 
 const TICK: Duration = Duration::from_millis(100);
@@ -34,6 +34,14 @@ fn variable<T: std::str::FromStr>(name: &str) -> Option<T> {
 /// The workload under the tool, up to its end or a Ctrl-C, and then nothing may be left of it.
 fn soak(seconds_of_minute: u64, tool_arguments: &[&str], traffic_arguments: &[&str]) -> ToolReport {
     soak_with(false, seconds_of_minute, tool_arguments, traffic_arguments)
+}
+
+/// Scans are few on a kernel that they would break, beside so many connections that begin.
+fn pause_of_scans(arena: &Arena) -> Duration {
+    let doctor = json(arena, &["doctor"]);
+    let mut checks = doctor["checks"].as_array().expect("checks").iter();
+    let is_fit = checks.any(|check| check["name"] == "scans" && check["result"] == "ok");
+    Duration::from_millis(if is_fit { 5 } else { 250 })
 }
 
 /// As `soak`, where the tool scans for connections to adopt every few milliseconds if `scans`.
@@ -63,11 +71,9 @@ fn soak_with(
     let interrupts = Interrupts::catch();
     let mut log = KernelLog::mark();
     let arena = Arena::new();
+    let pause = scans.then(|| pause_of_scans(&arena));
     let tool = Tool::start(&arena, tool_arguments);
-    let scans = scans.then(|| {
-        arena.connect_without_requests();
-        Scans::begin(&arena)
-    });
+    let scans = pause.map(|pause| Scans::begin(&arena, pause));
     let mut traffic = arena.traffic(&arguments);
     let seed = traffic.wait_for_line("seed=", 1);
     println!("sockredir {tool_arguments:?}: {seed}, {seconds} s");

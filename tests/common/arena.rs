@@ -138,14 +138,6 @@ impl Arena {
         }
     }
 
-    /// Has connections established without a request in the table of sockets, which scans would break on some kernels
-    /// (CVE-2026-74714).
-    pub fn connect_without_requests(&self) {
-        let path = "/proc/sys/net/ipv4/tcp_syncookies";
-        let written = self.in_namespace(|| fs::write(path, "2"));
-        written.unwrap_or_else(|error| panic!("failed to set {path}: {error}"));
-    }
-
     /// Runs something in a thread that has entered the namespace.
     pub fn in_namespace<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         self.network.inside(work)

@@ -10,8 +10,6 @@ use std::time::Duration;
 use super::arena::Arena;
 use super::ask::control_socket;
 
-const PAUSE: Duration = Duration::from_millis(5);
-
 /// Scans until it is dropped.
 pub struct Scans {
     stop: Arc<AtomicBool>,
@@ -20,7 +18,7 @@ pub struct Scans {
 
 impl Scans {
     /// For the tools that run on the arena's cgroup meanwhile.
-    pub fn begin(arena: &Arena) -> Self {
+    pub fn begin(arena: &Arena, pause: Duration) -> Self {
         let socket = control_socket(arena);
         let stop = Arc::new(AtomicBool::new(false));
         let until = Arc::clone(&stop);
@@ -30,7 +28,7 @@ impl Scans {
                 if let Ok(mut asker) = UnixStream::connect(&socket) {
                     let _ = asker.write_all(b"adopt\n");
                 }
-                thread::sleep(PAUSE);
+                thread::sleep(pause);
             }
         });
         Self {
