@@ -10,7 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{
-    Arena, Interrupts, KernelLog, Scans, Tool, ToolReport, is_slow, json, map_entries, wait_until_gone, work,
+    Arena, Interrupts, KernelLog, Scans, Tool, ToolReport, is_fit_for_scans, is_slow, map_entries,
+    wait_until_gone, work,
 };
 
 const TICK: Duration = Duration::from_millis(100);
@@ -38,10 +39,7 @@ fn soak(seconds_of_minute: u64, tool_arguments: &[&str], traffic_arguments: &[&s
 
 /// Scans are few on a kernel that they would break, beside so many connections that begin.
 fn pause_of_scans(arena: &Arena) -> Duration {
-    let doctor = json(arena, &["doctor"]);
-    let mut checks = doctor["checks"].as_array().expect("checks").iter();
-    let is_fit = checks.any(|check| check["name"] == "scans" && check["result"] == "ok");
-    Duration::from_millis(if is_fit { 5 } else { 250 })
+    Duration::from_millis(if is_fit_for_scans(arena) { 5 } else { 250 })
 }
 
 /// As `soak`, where the tool scans for connections to adopt every few milliseconds if `scans`.

@@ -6,7 +6,6 @@
 #define ADOPT_H
 
 #include "leave.h"
-#include "queue.h"
 
 #define MILLISECOND 1000000ull
 /* From the choice of a protocol's function to the wait for the socket's lock it takes far less, unless it is interrupted. */

@@ -142,8 +142,6 @@ static __always_inline void half_close(struct bpf_sock_ops *ctx)
 		return;
 	refuse(flow, COUNTER_TCP_ONLY_CLOSED);
 	send_back(flow, COUNTER_DRAIN_HALF_CLOSED);
-	if (psock->refcnt.refs.counter <= 1 && is_mate_quiet(end, flow))
-		flow_drained(flow, sock_of(tcp));
 	if (step_out(end, flow, sock_of(tcp), psock, 0))
 		callbacks_drop(ctx, end);
 }

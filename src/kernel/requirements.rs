@@ -81,7 +81,12 @@ pub fn check_scans() -> Result<(), Finding> {
             "scans of TCP sockets can corrupt the memory of Linux {release} (CVE-2026-74714), so none are made: established \
              connections are not adopted, and idle ones stay in the socket map when it stops"
         ),
-        "use Linux 6.12.104, 6.18.45, 7.1.9 or a later one of these series; or `run --adopt auto`, if the distribution has mended it",
+        format!(
+            "use Linux {} or a later one of these series; or `run --adopt auto`, if the distribution has mended it",
+            SCANS_MENDED
+                .map(|(major, minor, patch)| format!("{major}.{minor}.{patch}"))
+                .join(", ")
+        ),
     ))
 }
 

@@ -110,20 +110,22 @@ impl Desk {
     }
 
     pub fn answer(&mut self, datapath: &Datapath<'_>, asked: Asked) {
-        let answer = match (asked.question, self.schedule.obstacle()) {
-            (Question::Adopt, _) if self.instance.stopping => Err(anyhow!("the instance is ending")),
-            (Question::Adopt, Some(obstacle)) => Ok(Answer::Adopted(Adopted {
-                format: FORMAT,
-                obstacle: Some(obstacle.to_string()),
-                ..Adopted::default()
-            })),
-            // Answered when it is done.
-            (Question::Adopt, None) => return self.schedule.ask(asked.reply, Instant::now()),
-            (Question::Flows, _) => self.flows(datapath).map(Answer::Flows),
-            (Question::Sample, _) => self
+        let answer = match asked.question {
+            Question::Adopt if self.instance.stopping => Err(anyhow!("the instance is ending")),
+            Question::Adopt => match self.schedule.obstacle() {
+                Some(obstacle) => Ok(Answer::Adopted(Adopted {
+                    format: FORMAT,
+                    obstacle: Some(obstacle.to_string()),
+                    ..Adopted::default()
+                })),
+                // Answered when it is done.
+                None => return self.schedule.ask(asked.reply, Instant::now()),
+            },
+            Question::Flows => self.flows(datapath).map(Answer::Flows),
+            Question::Sample => self
                 .status(datapath)
                 .map(|status| Answer::Status(Box::new(status))),
-            (Question::Status, _) => self.status(datapath).map(|status| {
+            Question::Status => self.status(datapath).map(|status| {
                 self.last = Some((Instant::now(), status.counters.clone()));
                 Answer::Status(Box::new(status))
             }),

@@ -35,6 +35,16 @@ pub fn json(arena: &Arena, arguments: &[&str]) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
+/// Whether `doctor` finds the kernel fit for scans of its TCP sockets. No tool may run on the arena's cgroup.
+pub fn is_fit_for_scans(arena: &Arena) -> bool {
+    let doctor = json(arena, &["doctor"]);
+    let mut checks = doctor["checks"].as_array().expect("checks").iter();
+    let scans = checks
+        .find(|check| check["name"] == "scans")
+        .expect("a check of scans");
+    scans["result"] == "ok"
+}
+
 /// Where the tool on the arena's cgroup is asked.
 pub fn control_socket(arena: &Arena) -> PathBuf {
     let cgroup = fs::metadata(arena.cgroup()).expect("the cgroup is there");

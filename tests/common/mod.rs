@@ -19,7 +19,7 @@ mod traffic;
 mod transcript;
 
 pub use arena::Arena;
-pub use ask::{ask, control_socket, json, text};
+pub use ask::{ask, control_socket, is_fit_for_scans, json, text};
 pub use kernel::{KernelLog, kernel_objects, map_entries, wait_until_gone};
 pub use network::Network;
 pub use pace::{is_slow, patience, work};
