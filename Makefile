@@ -31,7 +31,7 @@ test: ## Build the tests and run them as root; ARGS="name" runs those with that 
 .PHONY: test-kernels
 test-kernels: ## Run a choice of the tests under other kernels in QEMU (root); ARGS="6.12" takes one, KERNEL=bzImage your own
 	@scripts/setup kernels
-	$(SUDO) env KERNEL="$(KERNEL)" CHECKS="$(CHECKS)" ACCEL="$(ACCEL)" tests/kernels/run $(ARGS)
+	$(SUDO) env KERNEL="$(KERNEL)" CHECKS="$(CHECKS)" MINUTES="$(MINUTES)" ACCEL="$(ACCEL)" tests/kernels/run $(ARGS)
 
 .PHONY: soak
 soak: ## Programs of every kind under the tool for MINUTES=10 (root); SEED=n repeats the random choices of an earlier run

@@ -9,7 +9,7 @@ use anyhow::Result;
 use crate::checks::Finding;
 use crate::cli::Adopt;
 use crate::counters::Counters;
-use crate::kernel::{Datapath, Scan};
+use crate::kernel::{Datapath, ENTERING, Scan};
 use crate::observe::desk::Answer;
 use crate::observe::model::{Adopted, Adoption, FORMAT};
 
@@ -56,6 +56,9 @@ pub struct Schedule {
     idle: u32,
     /// What the scans before have found is old.
     rested: bool,
+    /// Network namespaces that the last one could not enter, and whether anybody has been told of such.
+    shut: u32,
+    told_of_shut: bool,
     changes: u64,
     askers: Vec<Asker>,
     scans: u64,
@@ -79,6 +82,8 @@ impl Schedule {
             interval: FIRST,
             idle: 0,
             rested: false,
+            shut: 0,
+            told_of_shut: false,
             changes: 0,
             askers: Vec::new(),
             scans: 0,
@@ -136,21 +141,33 @@ impl Schedule {
         }
     }
 
-    /// Scans, and tells those who have asked.
-    pub fn scan(&mut self, datapath: &mut Datapath<'_>) -> Result<()> {
+    /// Scans, and tells those who have asked; returns what the user should know of it, once.
+    pub fn scan(&mut self, datapath: &mut Datapath<'_>) -> Result<Option<String>> {
         if self.rested {
             datapath.forget_candidates()?;
         }
         let scan = datapath.scan()?;
         self.scanned(&scan, Instant::now());
         self.rested = self.next.is_none();
-        Ok(())
+        Ok(self.note())
+    }
+
+    fn note(&mut self) -> Option<String> {
+        if self.shut == 0 || mem::replace(&mut self.told_of_shut, true) {
+            return None;
+        }
+        Some(format!(
+            "established connections of {} other network namespaces are not adopted: to enter these takes {ENTERING}, and to \
+             see their processes",
+            self.shut
+        ))
     }
 
     fn scanned(&mut self, scan: &Scan, now: Instant) {
         self.scans += 1;
         self.last = scan.took;
         self.all += scan.took;
+        self.shut = scan.shut;
         if scan.noted + scan.halves + scan.adopted > 0 {
             self.idle = 0;
             self.interval = FIRST;
@@ -205,6 +222,7 @@ impl Schedule {
             scans: self.scans,
             scan_seconds: self.all.as_secs_f64(),
             last_scan_seconds: self.last.as_secs_f64(),
+            shut_namespaces: self.shut,
         }
     }
 }
@@ -220,6 +238,7 @@ mod tests {
         halves: 0,
         adopted: 0,
         due: None,
+        shut: 0,
         took: Duration::from_millis(1),
     };
 
@@ -320,6 +339,19 @@ mod tests {
             (Some(now), false)
         );
         assert_eq!(Schedule::new(None, Ok(()), now).next(), Some(now));
+    }
+
+    #[test]
+    fn namespaces_that_cannot_be_entered_are_told_of_once() {
+        let now = Instant::now();
+        let mut schedule = scheduled(Adopt::Auto, now);
+        schedule.scanned(&NOTHING, now);
+        assert_eq!(schedule.note(), None);
+        let shut = Scan { shut: 2, ..NOTHING };
+        schedule.scanned(&shut, now);
+        assert!(schedule.note().is_some_and(|note| note.contains(" 2 ")));
+        schedule.scanned(&shut, now);
+        assert_eq!((schedule.note(), schedule.adoption().shut_namespaces), (None, 2));
     }
 
     #[test]

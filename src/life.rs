@@ -12,7 +12,7 @@ use crate::cli::RunArgs;
 use crate::counters::Counters;
 use crate::front::{self, Front};
 use crate::handover::Offer;
-use crate::kernel::{Datapath, Ends};
+use crate::kernel::{Datapath, Ends, Namespaces};
 use crate::notify::Manager;
 use crate::observe::desk::{Desk, Event};
 use crate::observe::log::DecisionLog;
@@ -181,7 +181,9 @@ impl Life<'_> {
             }
             let now = Instant::now();
             if self.desk.schedule.next().is_some_and(|next| now >= next) {
-                self.desk.schedule.scan(&mut self.datapath)?;
+                if let Some(note) = self.desk.schedule.scan(&mut self.datapath)? {
+                    eprintln!("sockredir: note: {note}");
+                }
             }
             if now >= tick {
                 if self.desk.schedule.heeds_changes() {
@@ -211,25 +213,28 @@ impl Life<'_> {
     }
 
     /// Stops redirecting and waits until what was redirected has been read, at most for the drain time or until the next
-    /// signal. Returns how many sockets still had unread data.
-    pub fn drain(&mut self) -> Result<usize> {
+    /// signal. Returns what was still in the map then.
+    pub fn drain(&mut self) -> Result<Ends> {
         let begin = Instant::now();
         let deadline = begin + Duration::from_secs(self.args.drain_timeout);
         self.datapath.stop_redirects();
         self.desk.stopping();
         self.manager
             .stopping("waiting until what is queued has been read");
+        let mut ends = self.datapath.ends()?;
+        let elsewhere = Namespaces::look();
         loop {
             if self.desk.schedule.obstacle().is_none() {
-                self.datapath.release_idle()?;
+                self.datapath.release_idle(&ends, &elsewhere)?;
             }
-            let Ends { mapped, unread, .. } = self.datapath.ends()?;
+            ends = self.datapath.ends()?;
             let waited = begin.elapsed();
-            let is_over =
-                mapped == 0 || (unread.is_empty() && waited >= LEAVE_TIME) || Instant::now() >= deadline;
+            let is_over = ends.mapped == 0
+                || (ends.unread.is_empty() && waited >= LEAVE_TIME)
+                || Instant::now() >= deadline;
             if is_over || self.wait(DRAIN_STEP)? {
                 self.tell_decisions()?;
-                return Ok(unread.len());
+                return Ok(ends);
             }
         }
     }

@@ -101,14 +101,21 @@ pub fn run(args: &RunArgs) -> Result<()> {
         covered,
     };
     let watched = life.watch();
-    let unread = life.drain()?;
+    let left = life.drain()?;
     let totals = life.datapath.counters()?;
     // Gone from the kernel before the last word.
     drop(life);
     watched?;
+    let unread = left.unread.len();
     if unread > 0 {
         announce(&format!(
             "{unread} sockets still had unread data and were left as they are: they stay on TCP"
+        ))?;
+    }
+    let idle = left.mapped - unread;
+    if idle > 0 {
+        announce(&format!(
+            "{idle} sockets are still in the socket map, where they stay on TCP until they close (docs/operating.md, Stopping)"
         ))?;
     }
     announce(&format!("totals\n{totals}"))

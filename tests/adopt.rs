@@ -7,7 +7,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Arena, Scans, Tool, Traffic, ask, is_fit_for_scans, json};
+use common::{Arena, Scans, Tool, Traffic, ask, is_fit_for_scans, json, wait_until_gone};
 
 /// Of `older`: messages each way for each line.
 const ROUNDS: u64 = 64;
@@ -182,25 +182,61 @@ fn programs_that_are_kept_off_are_not_adopted() {
     }
 }
 
-/// Scans see the network namespace of the tool only; elsewhere new connections are followed as ever.
+/// They are adopted where they are, and leave the map when the tool stops.
 #[test]
-fn connections_of_another_network_namespace_are_left_out_and_it_is_said() {
+fn idle_connections_of_another_network_namespace_are_adopted_and_released() {
+    let (arena, elsewhere) = (Arena::new(), Arena::new());
+    let command = elsewhere.command_in(arena.cgroup(), Traffic::program());
+    let mut older = Traffic::start(command, &["older", "--connections", "50"]);
+    older.wait_for_line("waiting", 1);
+    let tool = Tool::start(&arena, &[]);
+    wait_until(&arena, "adopted", 50);
+    go_on(&mut older, 1);
+    let before = elsewhere.loopback_bytes();
+    go_on(&mut older, 2);
+    let carried = elsewhere.loopback_bytes() - before;
+    assert!(
+        carried < 50 * ROUNDS * SIZE / 50,
+        "loopback carried {carried} bytes"
+    );
+    let report = tool.end();
+    assert_eq!(report.counter("ends_left"), 100, "{}", report.transcript);
+    wait_until_gone(PATIENCE);
+    go_on(&mut older, 3);
+    older.finish();
+}
+
+/// Connections that are new there are followed as ever.
+#[test]
+fn a_network_namespace_that_cannot_be_entered_is_left_out_and_told_of() {
     let (arena, elsewhere) = (Arena::new(), Arena::new());
     let command = || elsewhere.command_in(arena.cgroup(), Traffic::program());
     let mut older = Traffic::start(command(), &["older"]);
     older.wait_for_line("waiting", 1);
-    let tool = Tool::start(&arena, &[]);
+    let mut unable = arena.host_command("setpriv");
+    unable.args(["--bounding-set=-sys_admin", env!("CARGO_BIN_EXE_sockredir")]);
+    unable.args(["--adopt", "auto", "--cgroup"]).arg(arena.cgroup());
+    let tool = Tool::start_by(unable);
     assert_eq!(adopt(&arena), 0);
     assert_eq!(only_flow(&arena).1, "adopt_namespace");
+    assert_eq!(json(&arena, &["status"])["adoption"]["shut_namespaces"], 1);
     older.finish();
     Traffic::start(command(), &["echo", "--count", "100"]).finish();
-    let report = tool.end();
+    let report = tool.stop();
+    assert!(report.status.success(), "{}", report.transcript);
     assert_eq!(report.counter("adopted"), 0, "{}", report.transcript);
     assert_eq!(
         report.counter("admitted_request_response"),
         1,
         "{}",
         report.transcript
+    );
+    let [note] = report.stderr.as_slice() else {
+        panic!("{}", report.transcript);
+    };
+    assert!(
+        note.contains("1 other network namespace") && note.contains("CAP_SYS_ADMIN"),
+        "{note}"
     );
 }
 

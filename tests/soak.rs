@@ -23,7 +23,8 @@ const ORPHAN: Duration = Duration::from_secs(150);
 /// Seconds of silence that are a stall: in one test of many, perhaps on a busy machine, which looks for hangs, and
 const HANG: &str = "45";
 /// where scans take so much time that a reader may be busy for three seconds. If it has made its buffer small meanwhile, the
-/// window that it then opens may be less than a segment, and TCP sends in it only at its next probe, six seconds later.
+/// window that it then opens may be less than a segment, and TCP sends in it only at its next probe, six seconds later. The slower
+/// the machine, the longer the reader is busy and the rarer the probes are, up to TCP_RTO_MAX, two minutes.
 const SLOW: &str = "20";
 
 fn variable<T: std::str::FromStr>(name: &str) -> Option<T> {
@@ -55,7 +56,7 @@ fn soak_with(
         .to_string();
     let mut arguments = vec!["soak", "--seconds", &seconds];
     // `make soak` looks for delays too, of five seconds.
-    if minutes.is_none() {
+    if minutes.is_none() || (scans && is_slow()) {
         arguments.extend(["--stall", HANG]);
     } else if scans {
         arguments.extend(["--stall", SLOW]);

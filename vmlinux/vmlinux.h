@@ -202,7 +202,6 @@ struct kernfs_node;
 struct list_head;
 struct net;
 struct net_device;
-struct nsproxy;
 struct proto;
 struct seq_file;
 struct sk_buff;
@@ -449,12 +448,6 @@ struct sock_common {
 };
 
 struct sk_buff_head {
-	union {
-		struct {
-			struct sk_buff *next;
-			struct sk_buff *prev;
-		};
-	};
 	__u32 qlen;
 };
 
@@ -572,7 +565,6 @@ struct task_struct {
 	const struct cred *cred;
 	struct files_struct *files;
 	pid_t tgid;
-	struct nsproxy *nsproxy;
 	struct io_uring_task *io_uring;
 };
 
@@ -582,10 +574,6 @@ struct cred {
 
 struct files_struct {
 	struct fdtable *fdt;
-};
-
-struct nsproxy {
-	struct net *net_ns;
 };
 
 struct fdtable {
@@ -632,12 +620,6 @@ struct sk_msg {
 };
 
 struct sk_buff {
-	union {
-		struct {
-			struct sk_buff *next;
-			struct sk_buff *prev;
-		};
-	};
 	char cb[48];
 	unsigned int len;
 	union {

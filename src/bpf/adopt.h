@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Law 1, adoption: connections that are established already enter the map by a scan of the TCP sockets of the tool's network
- * namespace. The iterator holds the lock of the socket that it is at, as a thread of its own.
+/* Law 1, adoption: connections that are established already enter the map by a scan of the TCP sockets of a network namespace.
+ * The iterator holds the lock of the socket that it is at, as a thread of its own.
  */
 #ifndef ADOPT_H
 #define ADOPT_H
@@ -85,6 +85,21 @@ static __always_inline enum counter adoption_of(struct tcp_sock *tcp)
 	if (tcp->urg_data)
 		return COUNTER_REFUSED_SPECIAL;
 	return sleepers(sock) ? COUNTER_ADOPT_WAITED : COUNTERS;
+}
+
+/* Whether a scan of the socket's network namespace may adopt it, now or when nobody waits for it any more. */
+static __always_inline bool is_candidate(struct sock *sock)
+{
+	struct tcp_sock *tcp = kernel_object(sock, struct tcp_sock);
+	struct end *end = bpf_sk_storage_get(&sockredir_end, sock, NULL, 0);
+	enum counter refusal;
+
+	if (end && end->mapped)
+		return false;
+	if (gate_of(tcp, end ? end->exclusion : 0) != COUNTERS || !is_in_cgroup(sock))
+		return false;
+	refusal = adoption_of(tcp);
+	return refusal == COUNTERS || refusal == COUNTER_ADOPT_WAITED;
 }
 
 /* What changes its nature all the time must not go in and out all the time. */

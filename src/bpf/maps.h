@@ -67,11 +67,10 @@ const volatile __u32 splice_call = 0;
 
 /* Written before each scan: its number, from 1. */
 volatile __u32 adopt_scan;
-/* Written by each scan: the cookie of the network namespace that it has seen, the ends that it has seen for the first time, the
- * flows of which it has adopted one end so far and those that it has adopted, and when the first of the ends that wait to come
- * back may (CLOCK_MONOTONIC, nanoseconds; 0 if there are none).
+/* Written by each scan: the ends that it has seen for the first time, the flows of which it has adopted one end so far and those
+ * that it has adopted, and when the first of the ends that wait to come back may (CLOCK_MONOTONIC, nanoseconds; 0 if there are
+ * none).
  */
-volatile __u64 adopt_netns;
 volatile __u32 adopt_noted;
 volatile __u32 adopt_halves;
 volatile __u32 adopt_joined;
@@ -139,6 +138,14 @@ struct {
 	__type(key, __u64);
 	__type(value, __u8);
 } sockredir_cgrp SEC(".maps");
+
+/* The network namespaces that the last scan could not enter, by their numbers. Written by the scan. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u32);
+	__type(value, __u8);
+} sockredir_netns SEC(".maps");
 
 /* Ends that may be adopted, by struct endpoints. Emptied when scans begin again after a rest. Sized at load. */
 struct {

@@ -33,6 +33,7 @@ static __always_inline enum counter refusal_now(struct sock *sock, struct tcp_so
 						const struct endpoints *endpoints, struct task_struct *task)
 {
 	enum counter refusal = gate_of(tcp, exclusion_of(task));
+	__u32 netns = netns_number(sock);
 	struct service_key key = {};
 	struct service *service;
 
@@ -45,9 +46,9 @@ static __always_inline enum counter refusal_now(struct sock *sock, struct tcp_so
 	service = bpf_map_lookup_elem(&sockredir_svc, &key);
 	if (service && service->shunned)
 		return service->shunned;
-	if (!adopt_netns)
+	if (!adopt_scan)
 		return service && service->score <= 0 ? COUNTER_REFUSED_SERVICE : NOT_FOLLOWED;
-	if (endpoints->netns != adopt_netns)
+	if (bpf_map_lookup_elem(&sockredir_netns, &netns))
 		return COUNTER_ADOPT_NAMESPACE;
 	return refusal == COUNTERS ? unadopted(endpoints) : refusal;
 }

@@ -44,6 +44,12 @@ static __always_inline struct file *file_of(struct sock *sock)
 	return socket ? socket->file : NULL;
 }
 
+/* The number of a socket's network namespace, which is that of the file in /proc. */
+static __always_inline __u32 netns_number(struct sock *sock)
+{
+	return sock->__sk_common.skc_net.net->ns.inum;
+}
+
 /* The TCP socket behind an open file, or none. */
 static __always_inline struct sock *tcp_behind(struct file *file)
 {

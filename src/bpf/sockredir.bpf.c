@@ -72,6 +72,20 @@ int sockredir_listeners(struct bpf_iter__task_file *ctx)
 	return 0;
 }
 
+/* For every connection that a scan may adopt, in all network namespaces, the number of its own (__u32). */
+SEC("iter/task_file")
+int sockredir_elsewhere(struct bpf_iter__task_file *ctx)
+{
+	struct sock *sock = tcp_behind(ctx->file);
+	__u32 number;
+
+	if (!sock || !is_candidate(sock))
+		return 0;
+	number = netns_number(sock);
+	bpf_seq_write(ctx->meta->seq, &number, sizeof(number));
+	return 0;
+}
+
 /* For every TCP socket of the covered cgroup that a program holds, in all network namespaces (struct seen). */
 SEC("iter/task_file")
 int sockredir_seen(struct bpf_iter__task_file *ctx)
@@ -108,6 +122,7 @@ int sockredir_ends(struct bpf_iter__sockmap *ctx)
 	if (!psock || !key)
 		return 0;
 	mapped.end = *key;
+	mapped.netns = netns_number(sock);
 	mapped.unread = unread_bytes(psock);
 	flow_key = flow_key_of(mapped.end);
 	flow = bpf_map_lookup_elem(&sockredir_flow, &flow_key);
@@ -116,7 +131,7 @@ int sockredir_ends(struct bpf_iter__sockmap *ctx)
 	return 0;
 }
 
-/* Law 8: one look at every end of this network namespace. */
+/* Law 8: one look at every end of the reader's network namespace. */
 SEC("iter/tcp")
 int sockredir_stop(struct bpf_iter__tcp *ctx)
 {
@@ -128,16 +143,13 @@ int sockredir_stop(struct bpf_iter__tcp *ctx)
 	return 0;
 }
 
-/* Law 1, adoption: one look at every connection of this network namespace. */
+/* Law 1, adoption: one look at every connection of the reader's network namespace. */
 SEC("iter/tcp")
 int sockredir_adopt(struct bpf_iter__tcp *ctx)
 {
 	struct sock_common *common = ctx->sk_common;
 	struct tcp_sock *tcp;
 
-	/* At the end there is none. */
-	if (!common)
-		adopt_netns = bpf_get_current_task_btf()->nsproxy->net_ns->net_cookie;
 	if (!common || common->skc_state != TCP_ESTABLISHED)
 		return 0;
 	tcp = bpf_skc_to_tcp_sock(common);

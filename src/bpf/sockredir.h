@@ -110,6 +110,8 @@ enum flow_state {
 /* What the iterator over the ends in the socket map writes for each of them. */
 struct mapped {
 	struct end_key end;
+	/* The number of its network namespace. */
+	__u32 netns;
 	/* What waits to be read. */
 	__u32 unread;
 	enum flow_state state;

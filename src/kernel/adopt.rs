@@ -1,15 +1,16 @@
-//! Scans the TCP sockets of this network namespace for established connections, and has the datapath adopt them.
+//! Scans the TCP sockets of each network namespace for established connections, and has the datapath adopt them.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use libbpf_rs::{MapCore as _, MapFlags};
-use nix::time::{ClockId, clock_gettime};
+use libbpf_rs::{Link, MapCore as _, MapFlags, MapMut};
+use nix::time::ClockId;
 
+use super::namespaces::{Namespaces, Visit};
 use super::skeleton::types;
-use super::{Datapath, read_all};
+use super::{Datapath, clock, read_all, read_records};
 
-/// Candidates that are deleted at a time.
+/// Entries of a map that are deleted at a time.
 const BATCH: u32 = 4096;
 
 /// What one scan has found.
@@ -23,6 +24,8 @@ pub struct Scan {
     pub adopted: u32,
     /// How long until the first of the ends that wait to come back may.
     pub due: Option<Duration>,
+    /// Other network namespaces with connections that might be adopted, which it could not enter.
+    pub shut: u32,
     /// Of one processor.
     pub took: Duration,
 }
@@ -42,6 +45,7 @@ impl Datapath<'_> {
             .attach_trace()
             .context("failed to attach the iterator over connections")?;
         read_all(&link).context("failed to scan the connections")?;
+        let elsewhere = self.scan_elsewhere(&link)?;
         let bss = self.adoption()?;
         let (noted, halves) = (bss.adopt_noted, bss.adopt_halves);
         let (adopted, due) = (bss.adopt_joined, bss.adopt_due);
@@ -55,17 +59,43 @@ impl Datapath<'_> {
             adopted,
             // The clock of the datapath's times.
             due: (due > 0).then(|| Duration::from_nanos(due).saturating_sub(clock(ClockId::CLOCK_MONOTONIC))),
-            took: clock(ClockId::CLOCK_THREAD_CPUTIME_ID).saturating_sub(begin),
+            shut: elsewhere.shut.len() as u32,
+            took: clock(ClockId::CLOCK_THREAD_CPUTIME_ID).saturating_sub(begin) + elsewhere.took,
         })
+    }
+
+    /// The same in the other network namespaces that have connections to adopt.
+    fn scan_elsewhere(&self, scan: &Link) -> Result<Visit> {
+        let namespaces = Namespaces::look();
+        let candidates = if namespaces.is_only() {
+            Vec::new()
+        } else {
+            self.candidates()?
+        };
+        let visit = namespaces
+            .visit(scan, candidates)
+            .context("failed to scan the connections elsewhere")?;
+        let shut = &self.skel.maps.sockredir_netns;
+        empty(shut).context("failed to forget the network namespaces")?;
+        for number in &visit.shut {
+            // One for which there is no room is not told of.
+            let _ = shut.update(&number.to_ne_bytes(), &[1], MapFlags::ANY);
+        }
+        Ok(visit)
+    }
+
+    /// The numbers of the network namespaces of connections that a scan there may adopt.
+    fn candidates(&self) -> Result<Vec<u32>> {
+        let program = &self.skel.progs.sockredir_elsewhere;
+        let link = program
+            .attach_trace()
+            .context("failed to attach the iterator over candidates")?;
+        read_records(&link).context("failed to look for candidates")
     }
 
     /// Scans begin anew after a while.
     pub fn forget_candidates(&self) -> Result<()> {
-        let map = &self.skel.maps.sockredir_cand;
-        map.lookup_and_delete_batch(BATCH, MapFlags::ANY, MapFlags::ANY)
-            .context("failed to delete the candidates for adoption")?
-            .for_each(drop);
-        Ok(())
+        empty(&self.skel.maps.sockredir_cand).context("failed to delete the candidates for adoption")
     }
 
     fn adoption(&mut self) -> Result<&mut types::bss> {
@@ -74,6 +104,8 @@ impl Datapath<'_> {
     }
 }
 
-fn clock(clock: ClockId) -> Duration {
-    clock_gettime(clock).map_or(Duration::ZERO, Duration::from)
+fn empty(map: &MapMut<'_>) -> Result<()> {
+    map.lookup_and_delete_batch(BATCH, MapFlags::ANY, MapFlags::ANY)?
+        .for_each(drop);
+    Ok(())
 }

@@ -23,6 +23,8 @@ pub struct Ends {
     pub mapped: usize,
     /// Those with data that their program has not read yet, and how many bytes.
     pub unread: HashMap<EndKey, u32>,
+    /// The numbers of the network namespaces in which they are.
+    pub netns: HashSet<u32>,
     /// The flows of these ends.
     pub flows: FlowsByState,
 }
@@ -42,6 +44,7 @@ impl Datapath<'_> {
         for mapped in all {
             let key = (mapped.end.seq, mapped.end.ack);
             ends.mapped += 1;
+            ends.netns.insert(mapped.netns);
             if mapped.unread > 0 {
                 ends.unread.insert(key, mapped.unread);
             }

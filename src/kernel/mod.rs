@@ -4,6 +4,7 @@ mod adopt;
 mod connection;
 mod decisions;
 mod ends;
+mod namespaces;
 mod requirements;
 mod seen;
 mod selftest;
@@ -22,12 +23,14 @@ use std::io::Read as _;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd as _, RawFd};
 use std::os::unix::fs::MetadataExt as _;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use libbpf_rs::btf::types::Enum;
 use libbpf_rs::query::ProgInfoIter;
 use libbpf_rs::skel::{OpenSkel as _, Skel as _, SkelBuilder as _};
 use libbpf_rs::{Iter, Link, MapCore as _, MapFlags, OpenObject, PrintLevel, ProgramType};
+use nix::time::{ClockId, clock_gettime};
 use plain::Plain;
 
 use crate::checks::Finding;
@@ -38,6 +41,7 @@ use skeleton::{SockredirSkel, SockredirSkelBuilder, types};
 pub use adopt::Scan;
 pub use decisions::Decision;
 pub use ends::{EndKey, Ends};
+pub use namespaces::{ENTERING, Namespaces};
 pub use requirements::{check as check_requirements, check_scans, tells_waiters};
 pub use selftest::{SafetyCheck, SelfTest};
 pub use sys::{libbpf_version, release, try_lock, unlock};
@@ -289,8 +293,8 @@ impl<'a> Datapath<'a> {
         }
     }
 
-    /// Lets every idle end of this network namespace drain, or leave the map if it has drained.
-    pub fn release_idle(&self) -> Result<()> {
+    /// Lets every idle end of this network namespace and of others drain, or leave the map if it has drained.
+    pub fn release_idle(&self, ends: &Ends, elsewhere: &Namespaces) -> Result<()> {
         let link = self
             .skel
             .progs
@@ -298,6 +302,10 @@ impl<'a> Datapath<'a> {
             .attach_trace()
             .context("failed to attach the drain's iterator")?;
         read_all(&link).context("failed to run the drain's iterator")?;
+        // What it cannot enter it leaves as it is.
+        elsewhere
+            .visit(&link, ends.netns.iter().copied())
+            .context("failed to run the drain's iterator elsewhere")?;
         Ok(())
     }
 
@@ -330,6 +338,11 @@ impl Drop for Datapath<'_> {
     fn drop(&mut self) {
         self.detach();
     }
+}
+
+/// None of the clocks that are asked for is ever missing.
+fn clock(clock: ClockId) -> Duration {
+    clock_gettime(clock).map_or(Duration::ZERO, Duration::from)
 }
 
 fn fd_of(map: &impl AsFd) -> RawFd {

@@ -96,6 +96,8 @@ pub struct Adoption {
     /// What all of them have taken of one processor's time, and the last one.
     pub scan_seconds: f64,
     pub last_scan_seconds: f64,
+    /// Other network namespaces with connections that might be adopted, which the last one could not enter.
+    pub shut_namespaces: u32,
 }
 
 /// What `adopt` tells: its scans, what they have taken, and how many connections were adopted.

@@ -84,8 +84,12 @@ fn text(status: &Status) -> String {
 }
 
 fn adoption(adoption: &Adoption, counters: &Counters) -> String {
+    let shut = match adoption.shut_namespaces {
+        0 => String::new(),
+        shut => format!("; {shut} other network namespaces could not be entered"),
+    };
     format!(
-        "{}: {} connections, in {} scans of {:.1} ms in all, the last one of {:.1} ms",
+        "{}: {} connections, in {} scans of {:.1} ms in all, the last one of {:.1} ms{shut}",
         adoption.mode,
         counters.value("adopted"),
         adoption.scans,
@@ -194,6 +198,7 @@ mod tests {
                 scans: 3,
                 scan_seconds: 0.025,
                 last_scan_seconds: 0.0081,
+                shut_namespaces: 2,
             },
             counters: counters(3000, 20),
             since_last: None,
@@ -208,7 +213,8 @@ mod tests {
             "since     2023-11-14T22:13:20Z, 2h 13m\n",
             "admits    connections over loopback, non-blocking programs, all ports but 22, not docker-proxy\n",
             "queues    5.00 kB unread, in 2 queues\n",
-            "adopts    auto: 0 connections, in 3 scans of 25.0 ms in all, the last one of 8.1 ms\n",
+            "adopts    auto: 0 connections, in 3 scans of 25.0 ms in all, the last one of 8.1 ms; 2 other network \
+             namespaces could not be entered\n",
             "total     3.00k messages and 300 kB redirected, 20 messages and 2.00 kB over TCP\n",
             "messages_redirected  3000\n",
         ] {

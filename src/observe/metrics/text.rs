@@ -297,6 +297,7 @@ pub fn sample() -> Status {
             scans: 401,
             scan_seconds: 1.5,
             last_scan_seconds: 0.25,
+            shut_namespaces: 0,
         },
         since_last: Some(Since {
             seconds: 1.0,
