@@ -115,7 +115,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let idle = left.mapped - unread;
     if idle > 0 {
         announce(&format!(
-            "{idle} sockets are still in the socket map, where they stay on TCP until they close (docs/operating.md, Stopping)"
+            "{idle} sockets could not be taken out of the socket map: they stay on TCP, in the map until they close"
         ))?;
     }
     announce(&format!("totals\n{totals}"))

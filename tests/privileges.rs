@@ -272,6 +272,36 @@ fn root_of_a_user_namespace_is_told_so() {
     );
 }
 
+/// Those of the document for containers and pods whose connections are older than the tool.
+#[test]
+fn two_more_capabilities_suffice_to_enter_other_network_namespaces() {
+    let program = Program::new();
+    for user in User::BOTH {
+        let (arena, elsewhere) = (Arena::new(), Arena::new());
+        let command = elsewhere.command_in(arena.cgroup(), Traffic::program());
+        let mut older = Traffic::start(command, &["older"]);
+        older.wait_for_line("waiting", 1);
+        let capabilities = [without(""), vec!["CAP_SYS_ADMIN", "CAP_SYS_PTRACE"]].concat();
+        let command = program.command(&arena, user, &capabilities);
+        let tool = Tool::start_by(on(&arena, command, &["run", "--adopt", "off"]));
+        let told = asked(&arena, &tool, &["adopt"]);
+        assert!(told.starts_with("1 connections adopted"), "{user:?}: {told}");
+        let report = tool.end();
+        assert_eq!(report.counter("ends_left"), 2, "{}", report.transcript);
+        older.send_line("");
+        older.wait_for_line("waiting", 2);
+        older.finish();
+    }
+    let drop_in = fs::read_to_string("docs/packaging.md").unwrap();
+    let overlay = fs::read_to_string("dist/kubernetes/namespaces/kustomization.yaml").unwrap();
+    for setting in ["AmbientCapabilities", "CapabilityBoundingSet"] {
+        assert!(drop_in.contains(&format!("{setting}=CAP_SYS_ADMIN CAP_SYS_PTRACE\n")));
+    }
+    for name in ["SYS_ADMIN", "SYS_PTRACE"] {
+        assert!(overlay.contains(&format!("value: {name}\n")));
+    }
+}
+
 /// The unit, the manifests and the document speak of the same capabilities.
 #[test]
 fn the_documented_capabilities_are_those_that_are_given() {

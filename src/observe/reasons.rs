@@ -375,9 +375,9 @@ pub static REASONS: &[Reason] = &[
     },
     Reason {
         name: "adopt_namespace",
-        cause: "the connection was established before it could be followed, in another network namespace than \
-                sockredir's own or between two, and such connections are looked for within its own only",
-        remedy: "connect again; or run another sockredir in that namespace, on a cgroup of its programs",
+        cause: "the connection was established before it could be followed, in another network namespace that \
+                sockredir may not enter, or between two",
+        remedy: "grant CAP_SYS_ADMIN and CAP_SYS_PTRACE; between two, connect again",
     },
     Reason {
         name: "adopt_closing",
