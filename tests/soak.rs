@@ -6,6 +6,7 @@
 mod common;
 
 use std::env;
+use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,10 +28,23 @@ const HANG: &str = "45";
 /// the machine, the longer the reader is busy and the rarer the probes are, up to TCP_RTO_MAX, two minutes.
 const SLOW: &str = "20";
 
+/// At a time.
+const CONNECTIONS: u64 = 300;
+
 fn variable<T: std::str::FromStr>(name: &str) -> Option<T> {
     let text = env::var(name).ok().filter(|text| !text.is_empty())?;
     let value = text.parse().ok();
     Some(value.unwrap_or_else(|| panic!("{name}={text} is not a number")))
+}
+
+/// The connections that the kernel has given up, by the reason, for whoever looks into a reset.
+fn given_up(arena: &Arena) -> String {
+    let text = arena.in_namespace(|| fs::read_to_string("/proc/thread-self/net/netstat").unwrap());
+    let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:"));
+    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+    let pairs = names.split(' ').zip(values.split(' '));
+    let aborts = pairs.filter(|(name, value)| name.starts_with("TCPAbort") && *value != "0");
+    aborts.map(|(name, value)| format!("{name} {value}\n")).collect()
 }
 
 /// The workload under the tool, up to its end or a Ctrl-C, and then nothing may be left of it.
@@ -62,6 +76,9 @@ fn soak_with(
         arguments.extend(["--stall", SLOW]);
     }
     arguments.extend(traffic_arguments);
+    // The slower each reader is, the longer windows are shut, and TCP gives up senders that have closed meanwhile.
+    let connections = work(CONNECTIONS).to_string();
+    arguments.extend(["--connections", &connections]);
     let seed = variable::<u64>("SOCKREDIR_SOAK_SEED").map(|seed| seed.to_string());
     if let Some(seed) = &seed {
         arguments.extend(["--seed", seed]);
@@ -91,7 +108,7 @@ fn soak_with(
         }
     }
     let report = traffic.wait();
-    println!("{}", report.transcript);
+    println!("{}\n{}", report.transcript, given_up(&arena));
     // A Ctrl-C ends the tool as well, and with it the maps.
     let left = || match interrupts.happened() {
         true => Vec::new(),
