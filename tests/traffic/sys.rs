@@ -240,20 +240,27 @@ pub fn connect_so(
     address: SocketAddr,
     nonblocking: bool,
 ) -> io::Result<TcpStream> {
-    const SEND_QUEUE: i32 = 2;
+    // Another than that of what it receives, which is 0.
+    const RESTORED: u32 = 1;
     let fd = tcp_socket(address, nonblocking)?;
     match begin {
         Begin::Usual => {}
         Begin::At(first) => {
-            set_option(&fd, libc::IPPROTO_TCP, libc::TCP_REPAIR, 1_i32)?;
-            set_option(&fd, libc::IPPROTO_TCP, libc::TCP_REPAIR_QUEUE, SEND_QUEUE)?;
-            set_option(&fd, libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ, first)?;
+            repair_from(&fd, first)?;
             set_option(&fd, libc::IPPROTO_TCP, libc::TCP_REPAIR, 0_i32)?;
         }
-        Begin::Restored => set_option(&fd, libc::IPPROTO_TCP, libc::TCP_REPAIR, 1_i32)?,
+        Begin::Restored => repair_from(&fd, RESTORED)?,
         Begin::WithData => set_option(&fd, libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT, 1_i32)?,
     }
     connect_socket(fd, source, address)
+}
+
+/// Puts a socket into repair mode, with this number for the first byte that it sends.
+fn repair_from(fd: &OwnedFd, first: u32) -> io::Result<()> {
+    const SEND_QUEUE: i32 = 2;
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_REPAIR, 1_i32)?;
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_REPAIR_QUEUE, SEND_QUEUE)?;
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ, first)
 }
 
 /// One recv with flags.
