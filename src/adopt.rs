@@ -157,8 +157,8 @@ impl Schedule {
             return None;
         }
         Some(format!(
-            "established connections of {} other network namespaces are not adopted: to enter these takes {ENTERING}, and to \
-             see their processes",
+            "established connections of {} other network namespaces are not adopted: entering these takes {ENTERING}, and \
+             seeing their processes",
             self.shut
         ))
     }

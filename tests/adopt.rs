@@ -43,6 +43,17 @@ fn go_on(older: &mut Traffic, count: usize) {
     older.wait_for_line("waiting", count + 1);
 }
 
+/// Has so many connections of an arena's namespace go on for the second time.
+fn assert_bypasses_loopback(arena: &Arena, older: &mut Traffic, connections: u64) {
+    let before = arena.loopback_bytes();
+    go_on(older, 2);
+    let carried = arena.loopback_bytes() - before;
+    assert!(
+        carried < connections * ROUNDS * SIZE / 50,
+        "loopback carried {carried} bytes"
+    );
+}
+
 /// Has scans made until they find this reason: a look at a thread that is about to wait may find another one.
 fn scan_until(arena: &Arena, reason: &str) {
     let deadline = Instant::now() + PATIENCE;
@@ -73,13 +84,7 @@ fn connections_that_are_older_than_the_tool_bypass_loopback() {
         let tool = Tool::start(&arena, &[]);
         wait_until(&arena, "adopted", 200);
         go_on(&mut older, 1);
-        let before = arena.loopback_bytes();
-        go_on(&mut older, 2);
-        let carried = arena.loopback_bytes() - before;
-        assert!(
-            carried < 200 * ROUNDS * SIZE / 50,
-            "loopback carried {carried} bytes"
-        );
+        assert_bypasses_loopback(&arena, &mut older, 200);
         older.finish();
         let report = tool.end();
         assert_eq!(report.counter("adopted"), 200, "{}", report.transcript);
@@ -192,13 +197,7 @@ fn idle_connections_of_another_network_namespace_are_adopted_and_released() {
     let tool = Tool::start(&arena, &[]);
     wait_until(&arena, "adopted", 50);
     go_on(&mut older, 1);
-    let before = elsewhere.loopback_bytes();
-    go_on(&mut older, 2);
-    let carried = elsewhere.loopback_bytes() - before;
-    assert!(
-        carried < 50 * ROUNDS * SIZE / 50,
-        "loopback carried {carried} bytes"
-    );
+    assert_bypasses_loopback(&elsewhere, &mut older, 50);
     let report = tool.end();
     assert_eq!(report.counter("ends_left"), 100, "{}", report.transcript);
     wait_until_gone(PATIENCE);

@@ -87,6 +87,14 @@ static __always_inline enum counter adoption_of(struct tcp_sock *tcp)
 	return sleepers(sock) ? COUNTER_ADOPT_WAITED : COUNTERS;
 }
 
+/* Whether a socket that may have been followed before is not, and would be if it were established now. */
+static __always_inline bool is_eligible(struct end *end, struct tcp_sock *tcp)
+{
+	if (end && end->mapped)
+		return false;
+	return gate_of(tcp, end ? end->exclusion : 0) == COUNTERS && is_in_cgroup(sock_of(tcp));
+}
+
 /* Whether a scan of the socket's network namespace may adopt it, now or when nobody waits for it any more. */
 static __always_inline bool is_candidate(struct sock *sock)
 {
@@ -94,9 +102,7 @@ static __always_inline bool is_candidate(struct sock *sock)
 	struct end *end = bpf_sk_storage_get(&sockredir_end, sock, NULL, 0);
 	enum counter refusal;
 
-	if (end && end->mapped)
-		return false;
-	if (gate_of(tcp, end ? end->exclusion : 0) != COUNTERS || !is_in_cgroup(sock))
+	if (!is_eligible(end, tcp))
 		return false;
 	refusal = adoption_of(tcp);
 	return refusal == COUNTERS || refusal == COUNTER_ADOPT_WAITED;
@@ -328,9 +334,7 @@ static __always_inline void adopt(struct tcp_sock *tcp)
 	enum counter refusal;
 	__u64 now;
 
-	if (end && end->mapped)
-		return;
-	if (gate_of(tcp, end ? end->exclusion : 0) != COUNTERS || !is_in_cgroup(sock))
+	if (!is_eligible(end, tcp))
 		return;
 	now = bpf_ktime_get_ns();
 	refusal = adoption_of(tcp);
