@@ -21,6 +21,8 @@ use connections::Soak;
 
 /// What is open when the time is over goes on to its end for so long.
 const LAST_ORDERS: u64 = 60;
+/// One would not do: all that it waits for may have come before its socket is broken, or it may be reset at once.
+const HUNG: u64 = 8;
 
 /// Ends after --seconds (60 by default), SIGTERM or SIGINT, when the connections that are open then have come to their end.
 #[derive(Clone, Debug, clap::Args)]
@@ -54,7 +56,7 @@ enum Part {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Inject {
-    /// Nothing arrives any more at the first connection of each part
+    /// Nothing arrives any more at the first connections of each part
     Hang,
     /// Every blocking recv returns EAGAIN when nothing came for a while
     Timeout,
@@ -101,7 +103,7 @@ impl Control {
     /// Breaks a socket, if `--inject` asks for it.
     pub fn inject(&self, number: u64, stream: &TcpStream) -> io::Result<()> {
         match self.inject {
-            Some(Inject::Hang) if number == 0 => sys::drop_incoming(stream, true),
+            Some(Inject::Hang) if number < HUNG => sys::drop_incoming(stream, true),
             Some(Inject::Timeout) => stream.set_read_timeout(Some(Duration::from_millis(1))),
             Some(Inject::Hang) | None => Ok(()),
         }
