@@ -64,6 +64,12 @@ fn segments_that_are_sent_again_pass_on_plain_tcp() {
     run(&["repeat", "--connections", "2"]);
 }
 
+/// Threads take turns there, and what is sent late is behind what was sent before it.
+#[test]
+fn threads_that_wait_for_a_socket_pass_on_plain_tcp() {
+    assert_eq!(run(&["overtake", "--connections", "2"]).value("ahead"), 0);
+}
+
 #[test]
 fn hold_echoes_when_told_and_ends_with_its_input() {
     let arena = Arena::new();

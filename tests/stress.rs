@@ -75,6 +75,27 @@ fn threads_that_send_on_one_socket_keep_their_order() {
     totals.assert_above("messages_redirected", 1000);
 }
 
+/// As above, with the one moment brought about that matters. The rules take so long for each packet that another thread is
+/// awake before the one that gave up the socket's lock goes on.
+#[test]
+fn a_message_that_is_sent_late_is_not_overtaken() {
+    let arena = Arena::new();
+    let counters = "counter\n".repeat(500);
+    let jumps = "jump slow\n".repeat(40);
+    arena.network().filter(&format!(
+        "table inet slow {{\nchain slow {{\n{counters}}}\nchain input {{\ntype filter hook input priority filter;\n{jumps}}}\n}}"
+    ));
+    let tool = Tool::start(&arena, &[]);
+    let report = arena.traffic(&["overtake"]).finish();
+    let totals = tool.stop();
+    assert!(
+        report.value("ahead") > 0,
+        "{}{}",
+        report.transcript,
+        totals.transcript
+    );
+}
+
 /// Without law 6 the sender is never stopped, and each small message holds a kilobyte of kernel memory.
 #[test]
 fn a_reader_that_stops_bounds_what_its_sender_may_send() {

@@ -11,6 +11,7 @@ mod direct;
 mod echo;
 mod end;
 mod events;
+mod fault;
 mod gate;
 mod get;
 mod hold;
@@ -19,6 +20,7 @@ mod monitor;
 mod older;
 mod options;
 mod order;
+mod overtake;
 #[path = "../common/pace.rs"]
 #[expect(dead_code, reason = "the tests say how much to do")]
 mod pace;
@@ -60,6 +62,8 @@ enum Workload {
     Readers(readers::Options),
     /// Segments that are sent again together with later ones
     Repeat(repeat::Options),
+    /// Threads on one socket, one of which sends late what others believe sent
+    Overtake(overtake::Options),
     /// Streams of large messages whose reader is slower than their sender
     Behind(behind::Options),
     /// Short connections that end in every way
@@ -89,6 +93,7 @@ fn main() -> ExitCode {
             Workload::Stopped(options) => stopped::main(options),
             Workload::Readers(options) => readers::main(options),
             Workload::Repeat(options) => repeat::main(options),
+            Workload::Overtake(options) => overtake::main(options),
             Workload::Behind(options) => behind::main(options),
             Workload::Churn(options) => churn::main(options),
             Workload::Dial(options) => dial::main(options),

@@ -1,0 +1,101 @@
+//! Owns memory that whoever reads it first waits for, with the lock of the socket that it is to be sent on.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::ptr::{self, NonNull};
+
+use anyhow::{Context, Result, ensure};
+
+/// The requests of linux/userfaultfd.h.
+const API: libc::c_ulong = 0xc018_aa3f;
+const REGISTER: libc::c_ulong = 0xc020_aa00;
+const COPY: libc::c_ulong = 0xc028_aa03;
+
+const API_VERSION: u64 = 0xaa;
+const MODE_MISSING: u64 = 1;
+const EVENT_PAGEFAULT: u8 = 0x12;
+/// Bytes of struct uffd_msg.
+const MESSAGE: usize = 32;
+
+/// Pages that are not there until they are given.
+pub struct Pages {
+    faults: File,
+    start: NonNull<libc::c_void>,
+    length: usize,
+}
+
+// SAFETY: it is memory of the process, and all that is written there is written by the kernel before anybody sees it.
+unsafe impl Sync for Pages {}
+
+impl Pages {
+    /// `length` is in bytes, and whole pages.
+    pub fn new(length: usize) -> Result<Self> {
+        // SAFETY: the call takes flags only.
+        let faults = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) };
+        ensure!(
+            faults >= 0,
+            "failed to make a userfaultfd: {}",
+            io::Error::last_os_error()
+        );
+        // SAFETY: the kernel just made this descriptor and nobody else knows it.
+        let faults = unsafe { File::from_raw_fd(faults as i32) };
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: a new mapping, wherever there is room.
+        let start = unsafe { libc::mmap(ptr::null_mut(), length, protection, flags, -1, 0) };
+        let start = NonNull::new(start)
+            .filter(|_| start != libc::MAP_FAILED)
+            .context("failed to map memory")?;
+        let pages = Self {
+            faults,
+            start,
+            length,
+        };
+        pages.ask(API, &mut [API_VERSION, 0, 0])?;
+        pages.ask(REGISTER, &mut [pages.address(), length as u64, MODE_MISSING, 0])?;
+        Ok(pages)
+    }
+
+    fn address(&self) -> u64 {
+        self.start.as_ptr() as u64
+    }
+
+    fn ask<const WORDS: usize>(&self, request: libc::c_ulong, argument: &mut [u64; WORDS]) -> Result<()> {
+        // SAFETY: each request above reads and writes a struct of so many 64-bit words.
+        let result = unsafe { libc::ioctl(self.faults.as_raw_fd(), request, argument.as_mut_ptr()) };
+        ensure!(result == 0, "userfaultfd failed: {}", io::Error::last_os_error());
+        Ok(())
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: the mapping has this length, lives as long as `self`, and nobody writes to what has been read.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr().cast(), self.length) }
+    }
+
+    /// Returns when somebody waits for them.
+    pub fn wait_for_reader(&self) -> Result<()> {
+        let mut message = [0; MESSAGE];
+        (&self.faults)
+            .read_exact(&mut message)
+            .context("failed to wait for a reader")?;
+        ensure!(message[0] == EVENT_PAGEFAULT, "userfaultfd told something else");
+        Ok(())
+    }
+
+    /// Gives them all.
+    pub fn give(&self, bytes: &[u8]) -> Result<()> {
+        ensure!(bytes.len() == self.length, "not as many bytes as there are");
+        self.ask(
+            COPY,
+            &mut [self.address(), bytes.as_ptr() as u64, self.length as u64, 0, 0],
+        )
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: nobody has a reference to the mapping any more.
+        unsafe { libc::munmap(self.start.as_ptr(), self.length) };
+    }
+}
