@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::{Arena, Tool, ToolReport, Traffic};
+use common::{Arena, Tool, ToolReport, Traffic, json};
 
 /// An echo server of the given kind in a process of its own, and where it listens.
 fn serve(arena: &Arena, program: &Path, arguments: &[&str]) -> (Traffic, String) {
@@ -101,6 +101,80 @@ fn a_server_that_accepts_in_a_thread_is_accelerated_from_its_second_connection_o
     assert_eq!(
         report.counter("admitted_request_response"),
         2,
+        "{}",
+        report.transcript
+    );
+}
+
+/// Of one program for IPv4 and for IPv6, of programs that differ, or of the workers of one: what one address has shown is not
+/// taken for another's, and not forgotten when a scan comes upon them all.
+#[test]
+fn servers_that_share_a_port_are_told_apart() {
+    const ROUNDS: u64 = 3;
+    let arena = Arena::new();
+    let tool = Tool::start(&arena, &["--adopt", "off"]);
+    let servers = [
+        ("127.0.0.1:8000", "nonblocking"),
+        ("[::1]:8000", "nonblocking"),
+        ("127.0.0.2:8000", "blocking"),
+        ("127.0.0.3:8000", "nonblocking"),
+        ("127.0.0.3:8000", "nonblocking"),
+    ]
+    .map(|(address, accepted)| {
+        let arguments = [
+            "--address",
+            address,
+            "--listener",
+            "blocking",
+            "--accepted",
+            accepted,
+        ];
+        serve(&arena, &Traffic::program(), &arguments)
+    });
+    for _ in 0..ROUNDS {
+        for (_, address) in &servers {
+            dial(&arena, address, 1);
+        }
+        // Where there is something to adopt, a scan looks for who listens.
+        let mut older = arena.traffic(&["older", "--state", "turned"]);
+        older.wait_for_line("waiting", 1);
+        assert_eq!(json(&arena, &["adopt"])["adopted"], 1);
+        older.finish();
+    }
+    let report = tool.stop();
+    let count = |name| report.counter(name);
+    assert_eq!(count("refused_unknown_server"), 4, "{}", report.transcript);
+    assert_eq!(
+        count("admitted_request_response"),
+        4 * ROUNDS - 3,
+        "{}",
+        report.transcript
+    );
+    assert_eq!(
+        count("refused_blocking_server") + count("refused_service"),
+        ROUNDS - 1,
+        "{}",
+        report.transcript
+    );
+}
+
+/// Listening sockets come and go, some of them at the same place in memory.
+#[test]
+fn a_server_is_not_taken_for_the_one_that_had_its_address_before() {
+    const TURNS: u64 = 8;
+    let arena = Arena::new();
+    let tool = Tool::start(&arena, &[]);
+    for accepted in ["nonblocking", "blocking"].repeat(TURNS as usize) {
+        let arguments = ["--address", "127.0.0.1:8000", "--listener", "blocking"];
+        let arguments = [&arguments[..], &["--accepted", accepted]].concat();
+        let (server, address) = serve(&arena, &Traffic::program(), &arguments);
+        dial(&arena, &address, 1);
+        server.finish();
+    }
+    let report = tool.stop();
+    assert_eq!(
+        report.counter("refused_unknown_server"),
+        2 * TURNS,
         "{}",
         report.transcript
     );

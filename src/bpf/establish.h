@@ -181,7 +181,7 @@ static __always_inline void establish_active(struct bpf_sock_ops *ctx)
 static __always_inline bool may_accept(struct bpf_sock_ops *ctx, struct sock *sock, struct end *fresh,
 				       struct flow *flow)
 {
-	struct listener *listener = listener_of(ctx);
+	struct listener *listener = listener_of(sock);
 	struct bpf_sock *sk = ctx->sk;
 	struct end *end;
 

@@ -197,7 +197,7 @@ static __always_inline void attend(struct bpf_sock_ops *ctx)
 	if (end->accepted && !end->known && (ctx->skb_len || end->observed)) {
 		file = file_of(sock_of(tcp));
 		if (file)
-			listener_learn(ctx, sock_of(tcp), file);
+			listener_learn(sock_of(tcp), file);
 		end->known = !!file;
 	}
 	if (!end->mapped) {

@@ -9,17 +9,51 @@
 #include "flow.h"
 #include "program.h"
 
-/* A process holds a listening socket. Several may hold the same one: it is excluded if one of them is. */
-static __always_inline void listener_add(__u64 netns, struct sock *sock, struct task_struct *task)
+/* Of a listening socket and of those that it has accepted. One port can have several, of programs that differ: one for IPv4
+ * and one for IPv6, or one for each address.
+ */
+static __always_inline void listener_key_of(struct sock *sock, struct listener_key *key)
 {
-	struct listener_key key = { .netns = netns, .port = sock->__sk_common.skc_num };
-	struct listener *known = bpf_map_lookup_elem(&sockredir_listen, &key);
-	struct listener listener = { .sock = (unsigned long)sock, .exclusion = exclusion_of(task) };
+	struct inet_connection_sock *connection = kernel_object(sock, struct inet_connection_sock);
 
-	if (!known || known->sock != listener.sock)
+	key->netns = sock->__sk_common.skc_net.net->net_cookie;
+	key->bucket = (unsigned long)connection->icsk_bind2_hash;
+	key->port = sock->__sk_common.skc_num;
+	key->pad = 0;
+}
+
+static __always_inline struct listener *listener_of(struct sock *sock)
+{
+	struct listener_key key;
+
+	listener_key_of(sock, &key);
+	return bpf_map_lookup_elem(&sockredir_listen, &key);
+}
+
+/* The listening socket that something is known of, if it still listens there: it may have closed. */
+static __always_inline struct sock *listening(struct listener *listener, __u32 port)
+{
+	struct sock *sock = kernel_object((void *)listener->sock, struct sock);
+
+	return sock->__sk_common.skc_state == TCP_LISTEN && sock->__sk_common.skc_num == port ? sock : NULL;
+}
+
+/* A process holds a listening socket. Several may hold the same one, and several sockets may have one address
+ * (SO_REUSEPORT): it is excluded if one of them is. A new socket may be where an old one was in memory.
+ */
+static __always_inline void listener_add(struct sock *sock, struct task_struct *task, bool is_new)
+{
+	struct listener listener = { .sock = (unsigned long)sock, .exclusion = exclusion_of(task) };
+	struct listener *known = listener_of(sock);
+	__u32 port = sock->__sk_common.skc_num;
+	struct listener_key key;
+
+	if (!known || (known->sock == listener.sock ? is_new : !listening(known, port))) {
+		listener_key_of(sock, &key);
 		bpf_map_update_elem(&sockredir_listen, &key, &listener, BPF_ANY);
-	else if (listener.exclusion)
+	} else if (listener.exclusion) {
 		known->exclusion = listener.exclusion;
+	}
 }
 
 static __always_inline void listen_begins(struct bpf_sock_ops *ctx)
@@ -28,19 +62,12 @@ static __always_inline void listen_begins(struct bpf_sock_ops *ctx)
 	struct tcp_sock *tcp = sk ? bpf_skc_to_tcp_sock(sk) : NULL;
 
 	if (tcp)
-		listener_add(bpf_get_netns_cookie(ctx), sock_of(tcp), bpf_get_current_task_btf());
-}
-
-static __always_inline struct listener *listener_of(struct bpf_sock_ops *ctx)
-{
-	struct listener_key key = { .netns = bpf_get_netns_cookie(ctx), .port = ctx->local_port };
-
-	return bpf_map_lookup_elem(&sockredir_listen, &key);
+		listener_add(sock_of(tcp), bpf_get_current_task_btf(), true);
 }
 
 /* What the accepted sockets turned out to be; before the first of them has shown it, what the listener is: programs with
  * event loops make both non-blocking. Programs that accept in a thread of their own do not, and are known after one
- * connection. The listener may have closed, so nothing is believed of it unless it still listens on that port.
+ * connection.
  */
 static __always_inline enum accepts accepts_of(struct listener *listener, __u32 port)
 {
@@ -51,19 +78,17 @@ static __always_inline enum accepts accepts_of(struct listener *listener, __u32 
 		return ACCEPTS_UNKNOWN;
 	if (listener->accepts != ACCEPTS_UNKNOWN)
 		return listener->accepts;
-	sock = kernel_object((void *)listener->sock, struct sock);
-	if (sock->__sk_common.skc_state != TCP_LISTEN || sock->__sk_common.skc_num != port)
-		return ACCEPTS_UNKNOWN;
-	file = file_of(sock);
+	sock = listening(listener, port);
+	file = sock ? file_of(sock) : NULL;
 	return file && is_nonblocking(file) ? ACCEPTS_NONBLOCKING : ACCEPTS_UNKNOWN;
 }
 
 /* An accepted socket that sends shows what its program makes of its sockets. The running thread is the sender if it owns the
  * socket's lock; it may have an io_uring where the thread that listens has none.
  */
-static __always_inline void listener_learn(struct bpf_sock_ops *ctx, struct sock *sock, struct file *file)
+static __always_inline void listener_learn(struct sock *sock, struct file *file)
 {
-	struct listener *listener = listener_of(ctx);
+	struct listener *listener = listener_of(sock);
 
 	if (!listener)
 		return;

@@ -79,7 +79,6 @@ static __always_inline void see(struct seq_file *seq, struct sock *sock, struct 
 	struct tcp_sock *tcp = kernel_object(sock, struct tcp_sock);
 	struct seen seen = { .last_message = COUNTERS, .state = FLOW_TCP_ONLY };
 	__u8 state = sock->__sk_common.skc_state;
-	struct listener_key key = {};
 	struct listener *listener;
 	struct end *end;
 
@@ -93,9 +92,7 @@ static __always_inline void see(struct seq_file *seq, struct sock *sock, struct 
 	seen.tcp_state = state;
 	seen.blocking = !is_nonblocking(file);
 	if (state == TCP_LISTEN) {
-		key.netns = seen.endpoints.netns;
-		key.port = seen.endpoints.local_port;
-		listener = bpf_map_lookup_elem(&sockredir_listen, &key);
+		listener = listener_of(sock);
 		seen.reason = listener ? listener->exclusion : 0;
 		bpf_seq_write(seq, &seen, sizeof(seen));
 		return;

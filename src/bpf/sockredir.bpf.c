@@ -66,7 +66,7 @@ int sockredir_listeners(struct bpf_iter__task_file *ctx)
 	if (!sock || !task)
 		return 0;
 	if (sock->__sk_common.skc_state == TCP_LISTEN)
-		listener_add(sock->__sk_common.skc_net.net->net_cookie, sock, task);
+		listener_add(sock, task, false);
 	else if (sock->__sk_common.skc_state == TCP_ESTABLISHED)
 		exclude_held(sock, task);
 	return 0;

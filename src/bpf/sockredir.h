@@ -40,9 +40,11 @@ struct service {
 	__u32 shunned;
 };
 
-/* Who accepts: a port of a network namespace. */
+/* Who accepts: a port of a network namespace, at one address. */
 struct listener_key {
 	__u64 netns;
+	/* The kernel's bucket of the address, which accepted sockets inherit from their listener (__inet_inherit_port). */
+	__u64 bucket;
 	__u32 port;
 	__u32 pad;
 };

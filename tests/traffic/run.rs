@@ -366,13 +366,7 @@ pub fn listen(family: Family, number: u8, nonblocking: bool) -> io::Result<(List
         Family::V6 => (Ipv6Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()),
         Family::Mapped => (Ipv6Addr::UNSPECIFIED.into(), v4),
     };
-    let (listener, bound) = listen_at(SocketAddr::new(bind, 0), nonblocking)?;
-    Ok((listener, SocketAddr::new(target, bound.port())))
-}
-
-/// As [`listen`], at an address of this network namespace.
-pub fn listen_at(address: SocketAddr, nonblocking: bool) -> io::Result<(Listener, SocketAddr)> {
-    let listener = Listener::bind(address, nonblocking)?;
-    let bound = listener.address();
-    Ok((listener, bound))
+    let listener = Listener::bind(SocketAddr::new(bind, 0), nonblocking, false)?;
+    let target = SocketAddr::new(target, listener.address().port());
+    Ok((listener, target))
 }

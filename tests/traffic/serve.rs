@@ -8,8 +8,8 @@ use std::thread;
 use anyhow::{Context, Result};
 
 use crate::options::{Family, Mode};
-use crate::run::{listen, listen_at};
-use crate::sys::{self, Epoll, Pipe};
+use crate::run::listen;
+use crate::sys::{self, Epoll, Listener, Pipe};
 
 const LISTENER: u64 = u64::MAX;
 const BUFFER: usize = 1 << 16;
@@ -37,7 +37,7 @@ pub struct Options {
     /// Take data in the SYN
     #[arg(long)]
     fast_open: bool,
-    /// Where to listen, instead of on loopback
+    /// Where to listen, perhaps beside others, instead of at a port that is free
     #[arg(long)]
     address: Option<SocketAddr>,
 }
@@ -48,7 +48,7 @@ pub fn main(options: Options) -> Result<()> {
     }
     let nonblocking = options.listener == Mode::Nonblocking;
     let (listener, target) = match options.address {
-        Some(address) => listen_at(address, nonblocking)?,
+        Some(address) => (Listener::bind(address, nonblocking, true)?, address),
         None => listen(options.family, 0, nonblocking)?,
     };
     if options.fast_open {

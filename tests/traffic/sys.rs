@@ -143,8 +143,12 @@ pub struct Listener {
 }
 
 impl Listener {
-    pub fn bind(address: SocketAddr, nonblocking: bool) -> io::Result<Self> {
+    /// `shared`: others may listen there too.
+    pub fn bind(address: SocketAddr, nonblocking: bool, shared: bool) -> io::Result<Self> {
         let fd = tcp_socket(address, nonblocking)?;
+        if shared {
+            set_option(&fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1_i32)?;
+        }
         if address.is_ipv6() {
             set_option(&fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 0_i32)?;
         }
