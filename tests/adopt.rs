@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::thread;
@@ -126,6 +127,47 @@ fn a_reader_finds_what_it_was_told_of_whenever_it_is_adopted() {
     }
     drop(scans);
     println!("{}", tool.end().transcript);
+}
+
+/// Returns when a thread of a process waits for a lock for so long that it can only be that of a socket which is held.
+fn wait_until_locked(pid: u32) {
+    const LOOKS: u32 = 20;
+    let is_locked = || {
+        let stats = fs::read_dir(format!("/proc/{pid}/task")).expect("the process runs");
+        stats.flatten().any(|task| {
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ")
+                .is_some_and(|(_, rest)| rest.starts_with('D'))
+        })
+    };
+    let deadline = Instant::now() + PATIENCE;
+    let mut looks = 0;
+    while looks < LOOKS {
+        assert!(Instant::now() < deadline, "no scan waits for a socket");
+        looks = if is_locked() { looks + 1 } else { 0 };
+        thread::sleep(SCANS);
+    }
+}
+
+/// It has chosen TCP's own recv, which would not see what is in the map's queue.
+#[test]
+fn a_reader_that_waits_for_its_socket_while_it_is_adopted_sees_the_data_before_the_end() {
+    let arena = Arena::new();
+    let mut awaited = arena.traffic(&["awaited"]);
+    awaited.wait_for_line("waiting", 1);
+    let tool = Tool::start(&arena, &["--adopt", "off"]);
+    thread::scope(|scope| {
+        // One that looks at the socket, and one that adopts it.
+        let scans = scope.spawn(|| adopt(&arena));
+        wait_until_locked(tool.pid());
+        awaited.send_line("");
+        awaited.wait_for_line("waiting", 2);
+        wait_until_locked(tool.pid());
+        awaited.send_line("");
+        assert_eq!(scans.join().expect("the scans end"), 0);
+    });
+    awaited.finish();
+    tool.end().assert_above("adopt_waited", 0);
 }
 
 /// A connection in this state is left alone, for this reason, and goes on as ever; once it has gone on it may be adopted.

@@ -1,7 +1,8 @@
-//! Owns memory that whoever reads it first waits for, with the lock of the socket that it is to be sent on.
+//! Owns memory that whoever touches it first waits for: a send or a recv, with the lock of its socket.
 
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::net::TcpStream;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::ptr::{self, NonNull};
 
@@ -73,12 +74,25 @@ impl Pages {
         unsafe { std::slice::from_raw_parts(self.start.as_ptr().cast(), self.length) }
     }
 
+    /// Receives one byte into them.
+    pub fn receive(&self, stream: &TcpStream) -> Result<()> {
+        let (fd, into) = (stream.as_raw_fd(), self.start.as_ptr());
+        // SAFETY: there is room for a byte in the mapping, and nobody has read it.
+        let count = unsafe { libc::recv(fd, into, 1, 0) };
+        ensure!(
+            count == 1,
+            "a recv returned {count}: {}",
+            io::Error::last_os_error()
+        );
+        Ok(())
+    }
+
     /// Returns when somebody waits for them.
-    pub fn wait_for_reader(&self) -> Result<()> {
+    pub fn wait_for_touch(&self) -> Result<()> {
         let mut message = [0; MESSAGE];
         (&self.faults)
             .read_exact(&mut message)
-            .context("failed to wait for a reader")?;
+            .context("failed to wait for a fault")?;
         ensure!(message[0] == EVENT_PAGEFAULT, "userfaultfd told something else");
         Ok(())
     }

@@ -1,6 +1,5 @@
 //! Owns the workload `older`: connections that are in some state when a tool finds them, and go on when told.
 
-use std::fs;
 use std::io::stdin;
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
@@ -13,7 +12,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use crate::conversation::Change;
 use crate::direct::{Pair, STUCK_MILLISECONDS, connect};
 use crate::options::{Common, Mode};
-use crate::sys;
+use crate::{sys, task};
 
 const SIZE: usize = 512;
 /// More than a direction is observed for.
@@ -151,13 +150,11 @@ fn sleep(pair: &mut Pair, rounds: usize, buffer: &mut [u8]) -> Result<()> {
     let (done, woken) = channel();
     let sleeper = thread::spawn(move || {
         // Whoever waits for these has its own time.
-        drop(sender.send(fs::read_link("/proc/thread-self")));
+        drop(sender.send(task::current()));
         drop(done.send(sys::receive(&stream, &mut [0; SIZE], libc::MSG_PEEK)));
     });
     let task = receiver.recv().context("the thread has ended")??;
-    while !is_asleep(&fs::read_to_string(format!("/proc/{}/stat", task.display()))?) {
-        thread::yield_now();
-    }
+    task::wait_for(&task, task::ASLEEP)?;
     pair.server.stream().set_nonblocking(true)?;
     wait_for_line()?;
     pair.client.send_all(SIZE, buffer)?;
@@ -192,14 +189,8 @@ fn read_on(pair: &mut Pair, buffer: &mut [u8]) -> Result<()> {
     pair.server.receive_until(pair.client.sent, buffer)
 }
 
-/// Of a thread, by its `stat` in /proc.
-fn is_asleep(stat: &str) -> bool {
-    stat.rsplit_once(") ")
-        .is_some_and(|(_, rest)| rest.starts_with('S'))
-}
-
 /// False at the end of standard input.
-fn wait_for_line() -> Result<bool> {
+pub fn wait_for_line() -> Result<bool> {
     println!("waiting");
     let count = stdin()
         .read_line(&mut String::new())

@@ -7,14 +7,12 @@ use std::os::fd::AsRawFd as _;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::unistd::Pid;
+use anyhow::{Context as _, Result, anyhow, ensure};
 
 use crate::direct::{Pair, connect};
 use crate::fault::Pages;
 use crate::options::{Common, Mode};
-use crate::sys;
+use crate::{sys, task};
 
 /// SO_RCVBUF of the server: a message of more than that is never redirected.
 const ROOM: i32 = 32 << 10;
@@ -50,20 +48,8 @@ fn send(mut stream: &TcpStream, bytes: &[u8]) -> Result<()> {
 
 /// The same, on one processor: who waits for a lock is woken there at once only if its last owner is on another one.
 fn send_on(processor: usize, stream: &TcpStream, bytes: &[u8]) -> Result<()> {
-    let mut processors = CpuSet::new();
-    processors.set(processor)?;
-    sched_setaffinity(Pid::from_raw(0), &processors)
-        .with_context(|| format!("failed to stay on processor {processor}"))?;
+    task::stay_on(processor)?;
     send(stream, bytes)
-}
-
-fn two_processors() -> Result<[usize; 2]> {
-    let allowed = sched_getaffinity(Pid::from_raw(0)).context("failed to ask for the processors")?;
-    let mut processors = (0..CpuSet::count()).filter(|number| allowed.is_set(*number).unwrap_or(false));
-    match (processors.next(), processors.next()) {
-        (Some(one), Some(other)) => Ok([one, other]),
-        _ => bail!("it takes two processors"),
-    }
 }
 
 /// Whether the other thread's message was redirected before the large one was sent.
@@ -80,7 +66,7 @@ fn attempt(pair: &mut Pair, processors: [usize; 2]) -> Result<bool> {
         // Its send has the socket's lock while it waits for the pages. When it gives up the lock, it first sends the
         // acknowledgement that is due, and only then goes on to the large message.
         let first = scope.spawn(|| send_on(processors[0], client, pages.bytes()));
-        pages.wait_for_reader()?;
+        pages.wait_for_touch()?;
         let other = scope.spawn(|| send_on(processors[1], client, &[OTHER; SMALL]));
         thread::sleep(DELAYED);
         pages.give(&[FIRST; LARGE])?;
@@ -117,7 +103,7 @@ pub fn main(mut options: Options) -> Result<()> {
     );
     let seed = options.common.settle_seed();
     let mut buffer = vec![0; 1 << 10];
-    let processors = two_processors()?;
+    let processors = task::two_processors()?;
     let mut ahead = 0;
     for pair in &mut connect(&options.common, seed, options.common.connections.unwrap_or(8))? {
         pair.client.send_at_once()?;

@@ -1,4 +1,5 @@
-//! Owns every system call that std lacks: sockets, epoll, eventfd and signals, with all of this program's `unsafe`.
+//! Owns every system call that std lacks: sockets, epoll, eventfd, signals and the scheduler, with all of this program's
+//! `unsafe` but that of `fault.rs`.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -330,6 +331,14 @@ pub fn drop_incoming(stream: &TcpStream, drop: bool) -> io::Result<()> {
         filter: &raw mut nothing,
     };
     set_option(stream, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program)
+}
+
+/// This thread runs before all others of its processor, whatever they do.
+pub fn become_urgent() -> io::Result<()> {
+    let parameters = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the pointer is to `parameters`.
+    check(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) })?;
+    Ok(())
 }
 
 /// Makes the close of this socket a reset.

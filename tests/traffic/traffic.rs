@@ -3,6 +3,7 @@
 //! Results are lines `name=value` on standard output, `ok` the last one; faults are lines on standard error and exit
 //! status 1.
 
+mod awaited;
 mod behind;
 mod churn;
 mod conversation;
@@ -34,6 +35,7 @@ mod serve;
 mod soak;
 mod stopped;
 mod sys;
+mod task;
 mod threads;
 
 use std::process::ExitCode;
@@ -76,6 +78,8 @@ enum Workload {
     Serve(serve::Options),
     /// Connections that stay open and echo when told
     Hold(hold::Options),
+    /// Calls that wait for a socket which a scan comes upon first
+    Awaited(awaited::Options),
     /// Connections that are in some state when a tool finds them
     Older(older::Options),
     /// Programs of every kind at once, whose connections do all that a connection can do
@@ -100,6 +104,7 @@ fn main() -> ExitCode {
             Workload::Get(options) => get::main(options),
             Workload::Serve(options) => serve::main(options),
             Workload::Hold(options) => hold::main(options),
+            Workload::Awaited(options) => awaited::main(options),
             Workload::Older(options) => older::main(options),
             Workload::Soak(options) => soak::main(options),
             Workload::Victim(options) => soak::victims::main(options),

@@ -1,0 +1,69 @@
+//! Owns where threads run and what they wait for, for workloads in which it matters who comes first.
+
+use std::fs;
+use std::hint::spin_loop;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+
+use crate::sys;
+
+/// As /proc tells of a thread that a signal would wake.
+pub const ASLEEP: char = 'S';
+/// One that no signal wakes, as one that waits for the lock of a socket.
+pub const LOCKED: char = 'D';
+
+/// Less than the kernel lets an urgent thread have without a pause.
+const LONGEST: Duration = Duration::from_millis(800);
+
+/// The folder of this thread in /proc, for others to look at.
+pub fn current() -> Result<PathBuf> {
+    let link = fs::read_link("/proc/thread-self").context("failed to read /proc/thread-self")?;
+    Ok(Path::new("/proc").join(link))
+}
+
+/// Returns when the thread is in that state.
+pub fn wait_for(task: &Path, state: char) -> Result<()> {
+    loop {
+        let stat = fs::read_to_string(task.join("stat")).context("a thread has ended")?;
+        let is_in_it = |(_, rest): (&str, &str)| rest.starts_with(state);
+        if stat.rsplit_once(") ").is_some_and(is_in_it) {
+            return Ok(());
+        }
+        thread::yield_now();
+    }
+}
+
+pub fn two_processors() -> Result<[usize; 2]> {
+    let allowed = sched_getaffinity(Pid::from_raw(0)).context("failed to ask for the processors")?;
+    let mut processors = (0..CpuSet::count()).filter(|number| allowed.is_set(*number).unwrap_or(false));
+    match (processors.next(), processors.next()) {
+        (Some(one), Some(other)) => Ok([one, other]),
+        _ => bail!("it takes two processors"),
+    }
+}
+
+/// Of this thread.
+pub fn stay_on(processor: usize) -> Result<()> {
+    let mut processors = CpuSet::new();
+    processors.set(processor)?;
+    sched_setaffinity(Pid::from_raw(0), &processors)
+        .with_context(|| format!("failed to stay on processor {processor}"))
+}
+
+/// Keeps every other thread from running on a processor, for a while at most.
+pub fn occupy(processor: usize, begun: &AtomicBool, until: &AtomicBool) -> Result<()> {
+    stay_on(processor)?;
+    sys::become_urgent().context("failed to become urgent")?;
+    begun.store(true, Ordering::SeqCst);
+    let begin = Instant::now();
+    while !until.load(Ordering::SeqCst) && begin.elapsed() < LONGEST {
+        spin_loop();
+    }
+    Ok(())
+}
