@@ -29,13 +29,13 @@ const BUDGET: [(&str, Figures); 11] = [
     ("sockredir_msg", budget(10_000, 1_000, 160)),
     ("sockredir_skb", budget(12_000, 400, 80)),
     ("sockredir_option", budget(1_500, 120, 80)),
-    ("sockredir_listeners", budget(500, 40, 100)),
+    ("sockredir_listeners", budget(700, 50, 100)),
     ("sockredir_elsewhere", budget(14_000, 430, 100)),
     ("sockredir_splice", budget(600, 50, 80)),
     ("sockredir_ends", budget(200, 20, 40)),
     ("sockredir_seen", budget(15_000, 500, 500)),
     ("sockredir_stop", budget(8_000, 400, 128)),
-    ("sockredir_adopt", budget(36_000, 1_000, 480)),
+    ("sockredir_adopt", budget(50_000, 1_900, 480)),
 ];
 
 const fn budget(instructions: u32, states: u32, stack: u32) -> Figures {

@@ -42,6 +42,10 @@ enum {
 	true = 1,
 };
 
+enum {
+	BPF_TASK_ITER_PROC_THREADS = 2,
+};
+
 typedef enum {
 	SS_FREE = 0,
 	SS_UNCONNECTED = 1,
@@ -362,6 +366,10 @@ struct bpf_sockopt {
 	__s32 retval;
 };
 
+struct bpf_iter_task {
+	__u64 __opaque[3];
+};
+
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
 struct bpf_sock_ops_kern {
@@ -567,6 +575,8 @@ struct task_struct {
 	const struct cred *cred;
 	struct files_struct *files;
 	pid_t tgid;
+	unsigned int __state;
+	int on_cpu;
 	struct io_uring_task *io_uring;
 };
 

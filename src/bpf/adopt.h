@@ -5,6 +5,7 @@
 #ifndef ADOPT_H
 #define ADOPT_H
 
+#include "holder.h"
 #include "leave.h"
 
 #define MILLISECOND 1000000ull
@@ -47,8 +48,9 @@ static __always_inline bool is_closed(struct file *file)
 
 /* A call on a socket begins with the choice between TCP's own function and the socket map's, and then waits for the lock. A
  * recv that has chosen TCP's own must not find its queue empty where its program was told of data, nor see the end of the
- * stream before what is in the map's queue. So nothing may be unread, and nobody wait for the lock of a socket that has just
- * come into the map: whoever comes later has chosen the map's.
+ * stream before what is in the map's queue. So nothing may be unread, and nobody be on the way to the lock of a socket that
+ * has just come into the map, or wait for it: whoever comes later has chosen the map's. Threads without a processor are
+ * looked at first: while those that run are watched, one that gets a processor comes to wait.
  */
 static __always_inline bool is_awaited(struct sock *sock)
 {
@@ -224,26 +226,26 @@ static __always_inline void end_renew(struct end *end, struct end_key own, bool 
 
 /* Into the map, and into the record: a fresh one, or that of the other end. */
 static __always_inline enum counter adopt_into(struct flow *flow, struct end *end, struct tcp_sock *tcp,
-					       const struct service_key *service)
+					       struct candidate *own, const struct service_key *service)
 {
 	struct file *file = file_of(sock_of(tcp));
 	enum counter refusal = COUNTERS;
-	struct end_key own = end->own;
+	struct end_key key = end->own;
 	bool is_first = !flow;
 
 	if (is_first && !adopt_flow(end, tcp, service))
 		return COUNTER_REFUSED_FULL;
-	if (bpf_map_update_elem(&sockredir_map, &own, tcp, BPF_NOEXIST))
+	if (bpf_map_update_elem(&sockredir_map, &key, tcp, BPF_NOEXIST))
 		refusal = COUNTER_REFUSED_TAKEN;
 	else if (!file || is_closed(file))
 		refusal = COUNTER_ADOPT_CLOSING;
-	else if (is_awaited(sock_of(tcp)))
+	else if (is_entered(own, sock_of(tcp)) || is_awaited(sock_of(tcp)))
 		refusal = COUNTER_ADOPT_WAITED;
 	else if (!is_first && !adopt_join(flow, end, tcp))
 		refusal = COUNTER_ADOPT_UNPAIRED;
 	if (refusal != COUNTERS) {
 		if (refusal != COUNTER_REFUSED_TAKEN)
-			bpf_map_delete_elem(&sockredir_map, &own);
+			bpf_map_delete_elem(&sockredir_map, &key);
 		if (is_first)
 			flow_release(end);
 		return refusal;
@@ -314,7 +316,7 @@ static __always_inline enum counter adopt_end(struct tcp_sock *tcp, const struct
 	left_at = end->left_at;
 	left = end->left;
 	end_renew(end, numbers, !connected);
-	refusal = adopt_into(flow, end, tcp, &key);
+	refusal = adopt_into(flow, end, tcp, own, &key);
 	if (refusal == COUNTERS)
 		return COUNTERS;
 	end->departures = departures;
@@ -350,23 +352,32 @@ static __always_inline void adopt(struct tcp_sock *tcp)
 		count(refusal);
 }
 
-/* Something is about to change that a scan has seen of a socket: two scans have to see it anew. True if one had. */
-static __always_inline bool forget(struct sock *sock)
+/* Something is about to change that a scan has seen of a socket: two scans have to see it anew. */
+static __always_inline void forget(struct sock *sock)
 {
 	struct endpoints endpoints;
 
 	endpoints_of(sock, &endpoints);
-	return !bpf_map_delete_elem(&sockredir_cand, &endpoints);
+	bpf_map_delete_elem(&sockredir_cand, &endpoints);
 }
 
-/* A process that is kept off holds a connection, or one with an io_uring: it is not adopted, nor is its mate. */
-static __always_inline void exclude_held(struct sock *sock, struct task_struct *task)
+/* A process holds a connection. If it is kept off, or has an io_uring, neither this end nor its mate is adopted. */
+static __always_inline void held(struct sock *sock, struct task_struct *task)
 {
 	enum counter exclusion = exclusion_of(task);
+	struct candidate *candidate;
+	struct endpoints endpoints;
 	struct end *end;
 
-	if (!exclusion || !forget(sock))
+	endpoints_of(sock, &endpoints);
+	candidate = bpf_map_lookup_elem(&sockredir_cand, &endpoints);
+	if (!candidate)
 		return;
+	if (!exclusion) {
+		holder_add(candidate, task->tgid);
+		return;
+	}
+	bpf_map_delete_elem(&sockredir_cand, &endpoints);
 	end = bpf_sk_storage_get(&sockredir_end, sock, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (end && !end->mapped)
 		end->exclusion = end->left = exclusion;

@@ -20,10 +20,15 @@
 /* The registers of a system call, as the machines name them. */
 struct pt_regs___x86 {
 	unsigned long di;
+	/* Negative where it was no system call that has entered the kernel. */
+	unsigned long orig_ax;
 } __attribute__((preserve_access_index));
 
 struct pt_regs___arm64 {
 	__u64 regs[31];
+	__u64 orig_x0;
+	/* As above. */
+	__s32 syscallno;
 } __attribute__((preserve_access_index));
 
 static __always_inline void program_name(struct task_struct *task, struct program *program)
@@ -64,29 +69,44 @@ static __always_inline unsigned long first_argument(void *registers)
 
 	if (bpf_core_field_exists(x86->di))
 		return BPF_CORE_READ(x86, di);
-	if (bpf_core_field_exists(arm64->regs))
-		return BPF_CORE_READ(arm64, regs[0]);
+	if (bpf_core_field_exists(arm64->orig_x0))
+		return BPF_CORE_READ(arm64, orig_x0);
 	return ~0ul;
+}
+
+static __always_inline bool is_system_call(void *registers)
+{
+	struct pt_regs___arm64 *arm64 = registers;
+	struct pt_regs___x86 *x86 = registers;
+
+	if (bpf_core_field_exists(x86->orig_ax))
+		return (long)BPF_CORE_READ(x86, orig_ax) >= 0;
+	return bpf_core_field_exists(arm64->syscallno) && BPF_CORE_READ(arm64, syscallno) >= 0;
+}
+
+/* The socket that a thread has under a descriptor, or none. */
+static __always_inline struct sock *sock_at(struct task_struct *task, unsigned int fd)
+{
+	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
+	struct file **files = BPF_CORE_READ(table, fd);
+	struct socket *socket;
+	struct file *file;
+
+	if (fd >= BPF_CORE_READ(table, max_fds) || bpf_probe_read_kernel(&file, sizeof(file), files + fd) ||
+	    !file || (BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFSOCK)
+		return NULL;
+	socket = BPF_CORE_READ(file, private_data);
+	return BPF_CORE_READ(socket, sk);
 }
 
 /* The running program calls splice: if it reads from a mapped socket, it is kept off from now on. */
 static __always_inline void notice_splice(void *registers)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
-	unsigned int fd = first_argument(registers);
-	struct file **files = BPF_CORE_READ(table, fd);
+	struct sock *sock = sock_at(task, first_argument(registers));
 	struct program program = {};
-	struct socket *socket;
-	struct file *file;
-	struct sock *sock;
 	__u32 spliced = 1, side;
 
-	if (fd >= BPF_CORE_READ(table, max_fds) || bpf_probe_read_kernel(&file, sizeof(file), files + fd) ||
-	    !file || (BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFSOCK)
-		return;
-	socket = BPF_CORE_READ(file, private_data);
-	sock = BPF_CORE_READ(socket, sk);
 	if (!sock || !psock_of(kernel_object(sock, struct sock)) ||
 	    !flow_of_socket(kernel_object(sock, struct tcp_sock), &side))
 		return;

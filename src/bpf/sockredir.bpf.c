@@ -56,7 +56,7 @@ int sockredir_option(struct bpf_sockopt *ctx)
 	return guard_option(ctx);
 }
 
-/* The programs that listen already, of all network namespaces, and those that are not to have their connections adopted. */
+/* The programs that listen already, of all network namespaces, and those that hold connections which may be adopted. */
 SEC("iter/task_file")
 int sockredir_listeners(struct bpf_iter__task_file *ctx)
 {
@@ -68,7 +68,7 @@ int sockredir_listeners(struct bpf_iter__task_file *ctx)
 	if (sock->__sk_common.skc_state == TCP_LISTEN)
 		listener_add(sock, task, false);
 	else if (sock->__sk_common.skc_state == TCP_ESTABLISHED)
-		exclude_held(sock, task);
+		held(sock, task);
 	return 0;
 }
 

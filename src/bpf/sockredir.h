@@ -82,6 +82,9 @@ struct decision {
 	__u32 pad;
 };
 
+/* Few connections are held by more than one process, and those of more than this are not adopted. */
+#define CANDIDATE_HOLDERS 4
+
 /* An established connection's end that may be adopted, known by its endpoints. */
 struct candidate {
 	/* The numbers of its establishment as far as the socket tells: the first one of a connecting end is before its SYN. */
@@ -94,6 +97,8 @@ struct candidate {
 	/* The last scan that has found it so, and whether it had something to read then. */
 	__u32 scan;
 	__u32 unread;
+	/* The processes that hold it, as far as they are known; 0 where there are no more. */
+	__u32 holders[CANDIDATE_HOLDERS];
 };
 
 /* A program by the name of its process, as in /proc/PID/comm. The value is 1 if it was seen to splice. */

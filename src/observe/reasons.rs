@@ -387,9 +387,11 @@ pub static REASONS: &[Reason] = &[
     Reason {
         name: "adopt_waited",
         cause: "the connection was established before it could be followed, and a thread sleeps in a call on it, which \
-                redirected data would not wake, or waits to begin one",
+                redirected data would not wake, or has begun one and waits for the socket or a processor, or its process \
+                cannot be seen",
         remedy: "nothing to do: it is tried again when that thread has what it waits for; a program that waits in a \
-                 blocking call most of the time stays on TCP",
+                 blocking call most of the time stays on TCP, as do those of other PID namespaces, unless sockredir runs \
+                 in that of the host",
     },
     Reason {
         name: "adopt_unread",

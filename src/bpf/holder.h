@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The processes that hold a connection which may be adopted, and their threads that are inside a call on it. */
+#ifndef HOLDER_H
+#define HOLDER_H
+
+#include "program.h"
+
+/* The states of a thread that sleeps (linux/sched.h). */
+#define TASK_NORMAL 3
+
+extern struct task_struct *bpf_task_from_pid(__s32 pid) __ksym;
+extern void bpf_task_release(struct task_struct *task) __ksym;
+extern int bpf_iter_task_new(struct bpf_iter_task *iter, struct task_struct *task, unsigned int flags) __ksym;
+extern struct task_struct *bpf_iter_task_next(struct bpf_iter_task *iter) __ksym;
+extern void bpf_iter_task_destroy(struct bpf_iter_task *iter) __ksym;
+
+/* A process that holds a candidate. */
+static __always_inline void holder_add(struct candidate *candidate, __u32 process)
+{
+	for (int i = 0; i < CANDIDATE_HOLDERS; i++) {
+		if (candidate->holders[i] == process)
+			return;
+		if (!candidate->holders[i]) {
+			candidate->holders[i] = process;
+			return;
+		}
+	}
+	/* Nobody knows them all. */
+	candidate->holders[0] = 0;
+}
+
+/* Whether a thread has no processor inside a call on the socket. One that runs is not long on its way to the lock, and one
+ * that sleeps is in a queue of the socket if it is inside.
+ */
+static __always_inline bool is_inside(struct task_struct *thread, struct sock *sock)
+{
+	void *registers;
+
+	/* Linux 7 has made a byte of it. */
+	if (thread->__state & TASK_NORMAL || BPF_CORE_READ_BITFIELD(thread, on_cpu))
+		return false;
+	registers = (void *)bpf_task_pt_regs(thread);
+	return is_system_call(registers) && sock_at(thread, first_argument(registers)) == sock;
+}
+
+/* Whether a thread may have begun a call on the socket, and not come to the lock. */
+static __always_inline bool is_entered(struct candidate *candidate, struct sock *sock)
+{
+	struct task_struct *process, *thread;
+	bool entered = !candidate->holders[0];
+
+	for (int i = 0; i < CANDIDATE_HOLDERS && !entered && candidate->holders[i]; i++) {
+		process = bpf_task_from_pid(candidate->holders[i]);
+		if (!process)
+			continue;
+		bpf_for_each(task, thread, process, BPF_TASK_ITER_PROC_THREADS) {
+			if (is_inside(thread, sock)) {
+				entered = true;
+				break;
+			}
+		}
+		bpf_task_release(process);
+	}
+	return entered;
+}
+
+#endif
