@@ -8,6 +8,9 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+
 use common::{Arena, Scans, Tool, Traffic, ask, is_fit_for_scans, json, wait_until_gone};
 
 /// Of `older`: messages each way for each line.
@@ -149,6 +152,15 @@ fn wait_until_locked(pid: u32) {
     }
 }
 
+/// Away from the second one, which `awaited` occupies.
+fn stay_on_first_processor(thread: u32) {
+    let allowed = sched_getaffinity(Pid::from_raw(0)).expect("the processors are known");
+    let first = (0..CpuSet::count()).find(|number| allowed.is_set(*number).unwrap_or(false));
+    let mut only = CpuSet::new();
+    only.set(first.expect("there is one")).expect("it is a processor");
+    sched_setaffinity(Pid::from_raw(thread as i32), &only).expect("the thread runs");
+}
+
 /// It has chosen TCP's own recv, which would not see what is in the map's queue.
 #[test]
 fn a_reader_that_waits_for_its_socket_while_it_is_adopted_sees_the_data_before_the_end() {
@@ -156,6 +168,7 @@ fn a_reader_that_waits_for_its_socket_while_it_is_adopted_sees_the_data_before_t
     let mut awaited = arena.traffic(&["awaited"]);
     awaited.wait_for_line("waiting", 1);
     let tool = Tool::start(&arena, &[]);
+    stay_on_first_processor(tool.pid());
     wait_until_locked(tool.pid());
     awaited.send_line("");
     awaited.wait_for_line("waiting", 2);

@@ -200,7 +200,6 @@ struct dst_entry;
 struct fdtable;
 struct file;
 struct files_struct;
-struct inet_bind2_bucket;
 struct inode;
 struct io_uring_task;
 struct kernfs_node;
@@ -520,7 +519,6 @@ struct inet_sock {
 
 struct inet_connection_sock {
 	struct inet_sock icsk_inet;
-	struct inet_bind2_bucket *icsk_bind2_hash;
 	const struct tcp_ulp_ops *icsk_ulp_ops;
 };
 

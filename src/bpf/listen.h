@@ -9,25 +9,21 @@
 #include "flow.h"
 #include "program.h"
 
-/* Of a listening socket and of those that it has accepted. One port can have several, of programs that differ: one for IPv4
- * and one for IPv6, or one for each address.
+/* Of a listening socket, and of those that it has accepted unless it listens at all addresses. One port can have several, of
+ * programs that differ.
  */
 static __always_inline void listener_key_of(struct sock *sock, struct listener_key *key)
 {
-	struct inet_connection_sock *connection = kernel_object(sock, struct inet_connection_sock);
+	struct sock_common *common = &sock->__sk_common;
 
-	key->netns = sock->__sk_common.skc_net.net->net_cookie;
-	key->bucket = (unsigned long)connection->icsk_bind2_hash;
-	key->port = sock->__sk_common.skc_num;
-	key->pad = 0;
-}
-
-static __always_inline struct listener *listener_of(struct sock *sock)
-{
-	struct listener_key key;
-
-	listener_key_of(sock, &key);
-	return bpf_map_lookup_elem(&sockredir_listen, &key);
+	__builtin_memset(key, 0, sizeof(*key));
+	key->netns = common->skc_net.net->net_cookie;
+	key->port = common->skc_num;
+	key->family = common->skc_family;
+	if (key->family == AF_INET6)
+		BPF_CORE_READ_INTO(&key->address, common, skc_v6_rcv_saddr.in6_u.u6_addr32);
+	else
+		key->address[0] = common->skc_rcv_saddr;
 }
 
 /* The listening socket that something is known of, if it still listens there: it may have closed. */
@@ -38,22 +34,35 @@ static __always_inline struct sock *listening(struct listener *listener, __u32 p
 	return sock->__sk_common.skc_state == TCP_LISTEN && sock->__sk_common.skc_num == port ? sock : NULL;
 }
 
+/* Who has accepted a socket: as the kernel looks for it, a listener at its address goes before one at all addresses. */
+static __always_inline struct listener *listener_of(struct sock *sock)
+{
+	struct listener *listener;
+	struct listener_key key;
+
+	listener_key_of(sock, &key);
+	listener = bpf_map_lookup_elem(&sockredir_listen, &key);
+	if (listener && listening(listener, key.port))
+		return listener;
+	__builtin_memset(key.address, 0, sizeof(key.address));
+	return bpf_map_lookup_elem(&sockredir_listen, &key);
+}
+
 /* A process holds a listening socket. Several may hold the same one, and several sockets may have one address
  * (SO_REUSEPORT): it is excluded if one of them is. A new socket may be where an old one was in memory.
  */
 static __always_inline void listener_add(struct sock *sock, struct task_struct *task, bool is_new)
 {
 	struct listener listener = { .sock = (unsigned long)sock, .exclusion = exclusion_of(task) };
-	struct listener *known = listener_of(sock);
-	__u32 port = sock->__sk_common.skc_num;
 	struct listener_key key;
+	struct listener *known;
 
-	if (!known || (known->sock == listener.sock ? is_new : !listening(known, port))) {
-		listener_key_of(sock, &key);
+	listener_key_of(sock, &key);
+	known = bpf_map_lookup_elem(&sockredir_listen, &key);
+	if (!known || (known->sock == listener.sock ? is_new : !listening(known, key.port)))
 		bpf_map_update_elem(&sockredir_listen, &key, &listener, BPF_ANY);
-	} else if (listener.exclusion) {
+	else if (listener.exclusion)
 		known->exclusion = listener.exclusion;
-	}
 }
 
 static __always_inline void listen_begins(struct bpf_sock_ops *ctx)

@@ -40,13 +40,13 @@ struct service {
 	__u32 shunned;
 };
 
-/* Who accepts: a port of a network namespace, at one address. */
+/* Who accepts: a port of a network namespace, at one address or (all zeros) at all that a listener has not for itself. */
 struct listener_key {
 	__u64 netns;
-	/* The kernel's bucket of the address, which accepted sockets inherit from their listener (__inet_inherit_port). */
-	__u64 bucket;
 	__u32 port;
-	__u32 pad;
+	/* Of the socket: one for IPv6 may have the address of an IPv4 client. */
+	__u32 family;
+	__u32 address[4];
 };
 
 /* What the accepted sockets of a program are, as far as is known. */

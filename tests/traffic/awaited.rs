@@ -19,7 +19,9 @@ use crate::{sys, task};
 
 const PAGE: usize = 4096;
 const SIZE: usize = 512;
-/// More than the scan needs for the socket once it has its lock, and a message to arrive.
+/// More than from one scan to the next.
+const SCANS: Duration = Duration::from_millis(650);
+/// More than a message needs to arrive.
 const MOMENT: Duration = Duration::from_millis(100);
 
 const END_FIRST: &str = "the end of the stream came before its data";
@@ -51,7 +53,8 @@ fn join<T>(thread: ScopedJoinHandle<'_, T>) -> Result<T> {
 }
 
 /// What the last call of the server reads. Whoever waits for the lock of a socket gets it in its turn: a call, a scan that
-/// finds that the socket may be adopted, another call, a scan that adopts it, and the last call.
+/// finds that the socket may be adopted, another call, a scan that adopts it, and the last call, which is woken for it and has no
+/// processor while further scans find the lock free.
 fn read_behind_scans(client: &TcpStream, server: &TcpStream) -> Result<io::Result<usize>> {
     let processors = task::two_processors()?;
     let pages = [Pages::new(PAGE)?, Pages::new(PAGE)?];
@@ -66,14 +69,13 @@ fn read_behind_scans(client: &TcpStream, server: &TcpStream) -> Result<io::Resul
         pages[1].wait_for_touch()?;
         wait_for_line()?;
         let last = spawn_until_locked(scope, processors[1], || sys::receive(server, &mut [0; SIZE], 0))?;
-        // It gets the lock, and does not come to use it for a moment.
         let busy = scope.spawn(|| task::occupy(processors[1], &is_occupied, &is_over));
         while !is_occupied.load(SeqCst) && !busy.is_finished() {
             thread::yield_now();
         }
         pages[1].give(&[0; PAGE])?;
         join(second)??;
-        thread::sleep(MOMENT);
+        thread::sleep(SCANS);
         sys::send(client, &[0; SIZE], 0)?;
         client.shutdown(Shutdown::Write)?;
         thread::sleep(MOMENT);

@@ -19,7 +19,7 @@ pub const ASLEEP: char = 'S';
 pub const LOCKED: char = 'D';
 
 /// Less than the kernel lets an urgent thread have without a pause.
-const LONGEST: Duration = Duration::from_millis(800);
+const LONGEST: Duration = Duration::from_millis(900);
 
 /// The folder of this thread in /proc, for others to look at.
 pub fn current() -> Result<PathBuf> {
