@@ -37,15 +37,16 @@ static __always_inline struct sock *listening(struct listener *listener, __u32 p
 /* Who has accepted a socket: as the kernel looks for it, a listener at its address goes before one at all addresses. */
 static __always_inline struct listener *listener_of(struct sock *sock)
 {
-	struct listener *listener;
+	struct listener *here, *anywhere;
 	struct listener_key key;
 
 	listener_key_of(sock, &key);
-	listener = bpf_map_lookup_elem(&sockredir_listen, &key);
-	if (listener && listening(listener, key.port))
-		return listener;
+	here = bpf_map_lookup_elem(&sockredir_listen, &key);
+	if (here && listening(here, key.port))
+		return here;
 	__builtin_memset(key.address, 0, sizeof(key.address));
-	return bpf_map_lookup_elem(&sockredir_listen, &key);
+	anywhere = bpf_map_lookup_elem(&sockredir_listen, &key);
+	return anywhere ? anywhere : here;
 }
 
 /* A process holds a listening socket. Several may hold the same one, and several sockets may have one address
