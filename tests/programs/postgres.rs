@@ -80,6 +80,8 @@ fn postgres_copies_and_answers_queries() {
         stage.file("rows", &rows);
         stage.accelerate();
         for host in HOSTS {
+            // It listens with sockets that block, so that the first one which each of them accepts shows what the others will be.
+            psql(stage, host, &["select 1"]);
             let small: Vec<_> = (0..30)
                 .map(|number| format!("select {number}, repeat('x', {number})"))
                 .collect();
