@@ -364,15 +364,16 @@ static __always_inline void forget(struct sock *sock)
 /* A process holds a connection. If it is kept off, or has an io_uring, neither this end nor its mate is adopted. */
 static __always_inline void held(struct sock *sock, struct task_struct *task)
 {
-	enum counter exclusion = exclusion_of(task);
 	struct candidate *candidate;
 	struct endpoints endpoints;
+	enum counter exclusion;
 	struct end *end;
 
 	endpoints_of(sock, &endpoints);
 	candidate = bpf_map_lookup_elem(&sockredir_cand, &endpoints);
 	if (!candidate)
 		return;
+	exclusion = exclusion_of(task);
 	if (!exclusion) {
 		holder_add(candidate, task->tgid);
 		return;
