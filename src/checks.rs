@@ -179,6 +179,7 @@ pub fn check_all<'a>(
         "it sees which threads wait in recv",
         privilege::check_waiters,
     );
+    report.note("resets", "it may reset connections", privilege::check_resets);
     let cgroups = report.check("cgroup2", Ok(()), "the cgroup is one of version 2", |()| {
         Cgroups::open(cgroups)
     });

@@ -13,7 +13,7 @@ use crate::observe::explain::Subject;
 use crate::observe::flows::{Filter as FlowFilter, Order as FlowOrder};
 use crate::observe::metrics;
 use crate::ports::PortSet;
-use crate::programs::Programs;
+use crate::programs::{Programs, Trust};
 
 /// Makes TCP connections between programs on this host as fast as Unix sockets, with no change to the programs.
 ///
@@ -113,9 +113,19 @@ pub struct RunArgs {
     #[arg(
         long,
         value_name = "LIST",
-        default_value = "docker-proxy,rootlessport,rootlesskit"
+        default_value = "docker-proxy,rootlessport,rootlesskit,systemd-socket-,pasta,pasta.avx2,passt,passt.avx2"
     )]
     pub exclude_programs: Programs,
+
+    /// Take these programs, by the names of their processes, as known to read from sockets with recv only, and not to block: they
+    /// are accelerated from their first connection on. `all` takes every program so, `none` (the default) watches each one first
+    #[arg(long, value_name = "LIST", default_value = "none", hide_default_value = true)]
+    pub trust_programs: Trust,
+
+    /// Keep what is known of programs in this file, from one instance to the next; `none` forgets it
+    /// [default: programs in $STATE_DIRECTORY or /var/lib/sockredir]
+    #[arg(long, value_name = "FILE")]
+    pub known_programs: Option<PathBuf>,
 
     /// The most connections to follow at a time; further ones stay on TCP
     #[arg(long, value_name = "N", default_value_t = DEFAULT_FLOWS, value_parser = clap::value_parser!(u32).range(1..=4_194_304))]

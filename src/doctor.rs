@@ -10,6 +10,7 @@ use crate::checks::{self, Check, Finding, Outcome, Report, Single};
 use crate::cli::{DEFAULT_FLOWS, DoctorArgs, Scope};
 use crate::kernel;
 use crate::output::print;
+use crate::privilege;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -36,12 +37,25 @@ pub fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
     };
     let mut storage = kernel::Storage::uninit();
     let (mut report, ready) = checks::check_all(&args.cgroups, Single::Demanded, &options, &mut storage);
+    let splices = ready.as_ref().ok().map(|(_, datapath)| Check {
+        name: "splices",
+        outcome: match datapath.splice_watch().meaning() {
+            Ok(meaning) => Outcome::Ok(meaning.to_owned()),
+            Err(finding) => Outcome::Note(finding),
+        },
+    });
     // The lock of the cgroup first of all: `run` may be started at this very moment.
     drop(ready);
     report.note(
         "scans",
         "the kernel can be asked for its TCP sockets",
         kernel::check_scans,
+    );
+    report.checks.extend(splices);
+    report.note(
+        "files",
+        "it sees by the files of a program whether that calls splice",
+        privilege::check_files,
     );
     report.checks.extend(note_on(&others));
 

@@ -27,7 +27,13 @@ const EXIT_STATUS: [(&str, &str); 3] = [
     ),
     ("2", "The command line makes no sense."),
 ];
-const FILES: [(&str, &str); 1] = [("/etc/default/sockredir", "The options of the service.")];
+const FILES: [(&str, &str); 2] = [
+    ("/etc/default/sockredir", "The options of the service."),
+    (
+        "/var/lib/sockredir/programs",
+        "What is known of programs, from one start to the next.",
+    ),
+];
 
 pub fn generate(what: &Generate) -> Result<()> {
     match what {

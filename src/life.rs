@@ -13,13 +13,13 @@ use crate::counters::Counters;
 use crate::front::{self, Front};
 use crate::handover::Offer;
 use crate::kernel::{Datapath, Ends, Namespaces};
+use crate::memory::Memory;
 use crate::notify::Manager;
 use crate::observe::desk::{Desk, Event};
 use crate::observe::log::DecisionLog;
 use crate::observe::metrics::Listener;
 use crate::observe::text::{bytes, percent, short};
 use crate::output::announce;
-use crate::splice::SpliceWatch;
 
 /// How often the cgroups are looked after.
 const WATCH: Duration = Duration::from_secs(1);
@@ -49,6 +49,7 @@ pub struct Life<'a> {
     pub is_replaced: bool,
     pub desk: Desk,
     pub log: Option<DecisionLog>,
+    pub memory: Memory,
     pub manager: Manager,
     /// What the service manager is told to be accelerated.
     pub covered: String,
@@ -97,6 +98,7 @@ impl Life<'_> {
         };
         drop(front);
         self.datapath.hand_over(true);
+        self.memory.keep(&self.datapath)?;
         self.cgroups.unlock()?;
         Ok(Offer::own(&self.manager))
     }
@@ -167,7 +169,6 @@ impl Life<'_> {
         let interval = self.args.interval.map(Duration::from_secs);
         let mut due = interval.map(|interval| Instant::now() + interval);
         let mut last = self.datapath.counters()?;
-        let mut splices = SpliceWatch::default();
         let mut tick = Instant::now() + WATCH;
         let mut tell = Instant::now() + TELL;
         loop {
@@ -189,7 +190,7 @@ impl Life<'_> {
                 if self.desk.schedule.heeds_changes() {
                     self.desk.schedule.notice(&self.datapath.counters()?, now);
                 }
-                look_after(&self.cgroups, &self.datapath, &mut splices)?;
+                look_after(&self.cgroups)?;
                 if self.is_replaced && self.datapath.ends()?.mapped == 0 {
                     return Ok(());
                 }
@@ -197,6 +198,9 @@ impl Life<'_> {
             }
             if Instant::now() >= tell {
                 self.tell_manager(&self.datapath.counters()?);
+                if !self.is_replaced {
+                    self.memory.keep(&self.datapath)?;
+                }
                 tell = Instant::now() + TELL;
             }
             if due.is_some_and(|due| Instant::now() >= due) {
@@ -218,6 +222,9 @@ impl Life<'_> {
         let begin = Instant::now();
         let deadline = begin + Duration::from_secs(self.args.drain_timeout);
         self.datapath.stop_redirects();
+        if !self.is_replaced {
+            self.memory.keep(&self.datapath)?;
+        }
         self.desk.stopping();
         self.manager
             .stopping("waiting until what is queued has been read");
@@ -230,7 +237,7 @@ impl Life<'_> {
             ends = self.datapath.ends()?;
             let waited = begin.elapsed();
             let is_over = ends.mapped == 0
-                || (ends.unread.is_empty() && waited >= LEAVE_TIME)
+                || (ends.queues.ends == 0 && waited >= LEAVE_TIME)
                 || Instant::now() >= deadline;
             if is_over || self.wait(DRAIN_STEP)? {
                 self.tell_decisions()?;
@@ -240,17 +247,11 @@ impl Life<'_> {
     }
 }
 
-fn look_after(cgroups: &Cgroups, datapath: &Datapath<'_>, splices: &mut SpliceWatch) -> Result<()> {
+fn look_after(cgroups: &Cgroups) -> Result<()> {
     if let Some(removed) = cgroups.iter().find(|cgroup| !cgroup.exists()) {
         bail!(
             "cgroup {} was removed: nothing is accelerated there any more, start again on one that lasts",
             removed.path().display()
-        );
-    }
-    for program in splices.tick(datapath)? {
-        eprintln!(
-            "sockredir: {program} splices, which does not see redirected data: its new connections stay on TCP; keep all of \
-             them there with --exclude-programs {program}"
         );
     }
     Ok(())

@@ -53,6 +53,30 @@ pub fn check_waiters() -> Result<(), Finding> {
     ))
 }
 
+/// Fails where no connection can be reset. That is no obstacle.
+pub fn check_resets() -> Result<(), Finding> {
+    if kernel::can_reset() {
+        return Ok(());
+    }
+    Err(Finding::new(
+        "missing CAP_NET_RAW (resetting connections): who sends to an end that half-closes and then closes without reading \
+         all of it may be told after a minute or two only",
+        "grant CAP_NET_RAW",
+    ))
+}
+
+/// Fails where the files of other users' processes cannot be looked at. That is no obstacle.
+pub fn check_files() -> Result<(), Finding> {
+    if fs::read_link("/proc/1/exe").is_ok() {
+        return Ok(());
+    }
+    Err(Finding::new(
+        "missing CAP_SYS_PTRACE (looking at the files of programs): a program that cannot splice is known as late as others, after \
+         512 reads",
+        "grant CAP_SYS_PTRACE, if that is worth it: it gives power over every process",
+    ))
+}
+
 /// The text of /proc/PID/status of this process.
 fn status(remedy: &str) -> Result<String, Finding> {
     fs::read_to_string("/proc/self/status")

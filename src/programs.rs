@@ -48,6 +48,31 @@ impl fmt::Display for Programs {
     }
 }
 
+/// The programs that the user vouches for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Trust {
+    All,
+    Named(Programs),
+}
+
+impl FromStr for Trust {
+    type Err = String;
+
+    fn from_str(list: &str) -> Result<Self, String> {
+        match list {
+            "all" => Ok(Self::All),
+            "none" => Ok(Self::Named(Programs(Vec::new()))),
+            names => {
+                let programs: Programs = names.parse()?;
+                if programs.0.is_empty() || programs.names().any(|name| name == "all" || name == "none") {
+                    return Err("give the names of programs, or one of `all` and `none`".to_owned());
+                }
+                Ok(Self::Named(programs))
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,6 +83,14 @@ mod tests {
         assert_eq!(programs.to_string(), "haproxy,a-very-long-pro");
         assert_eq!("".parse::<Programs>().unwrap().names().count(), 0);
         assert_eq!("ääääääää".parse::<Programs>().unwrap().to_string(), "äääääää");
+    }
+
+    #[test]
+    fn all_or_no_programs_are_trusted_or_some_by_name() {
+        assert_eq!("all".parse(), Ok(Trust::All));
+        assert!(matches!("none".parse(), Ok(Trust::Named(none)) if none.0.is_empty()));
+        assert!(matches!("redis-server,nginx".parse(), Ok(Trust::Named(two)) if two.0.len() == 2));
+        assert!("".parse::<Trust>().is_err() && "all,none".parse::<Trust>().is_err());
     }
 
     #[test]

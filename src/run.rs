@@ -10,10 +10,12 @@ use crate::adopt::Schedule;
 use crate::cgroup::Cgroups;
 use crate::checks::{self, Single};
 use crate::cli::{Admit, RunArgs, Scope};
+use crate::events::EventThread;
 use crate::front;
 use crate::handover::Takeover;
 use crate::kernel;
 use crate::life::{Life, open_front};
+use crate::memory::Memory;
 use crate::notify::Manager;
 use crate::observe::desk::{Desk, Event};
 use crate::observe::log::DecisionLog;
@@ -21,6 +23,7 @@ use crate::observe::model::Instance;
 use crate::observe::text::folders;
 use crate::output::announce;
 use crate::ports::PortSet;
+use crate::programs::Trust;
 
 /// What blocking programs can notice of acceleration, for those who ask for it.
 const BLOCKING_DIFFERENCES: &str = "note: with --admit any, a blocking recv on an accelerated connection can return EAGAIN on a \
@@ -45,6 +48,9 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let (report, ready) = checks::check_all(&args.cgroups, single, &options(args), &mut storage);
     report.demand(&args.force)?;
     let (cgroups, mut datapath) = ready.map_err(|check| anyhow!("{check} failed"))?;
+    if let Err(finding) = datapath.splice_watch().meaning() {
+        eprintln!("sockredir: note: {finding}");
+    }
     let is_first = cgroups.try_lock()?;
     // The instance that is to be replaced may have that address until then.
     let mut listening = if is_first {
@@ -56,13 +62,21 @@ pub fn run(args: &RunArgs) -> Result<()> {
         .log_decisions
         .then(|| DecisionLog::begin(&datapath))
         .transpose()?;
+    let event_thread = EventThread::start(&datapath)?;
+    let coverage = coverage(args);
+    let memory = Memory::open(args.known_programs.as_deref());
+    memory.recall(&datapath, &coverage)?;
     datapath
-        .attach(&cgroups.fds(), &coverage(args))
+        .attach(&cgroups.fds(), &coverage)
         .with_context(|| format!("failed to attach to cgroup {}", folders(&cgroups.paths())))?;
     // Until it has handed over, what is new is taken by the earlier one, whose programs come first.
     let earlier = (!is_first).then(|| Takeover::begin(&cgroups)).transpose()?;
     if !is_first {
         listening = front::listen(args.metrics)?;
+    }
+    if earlier.is_some() {
+        // It has written what it knows as it made room.
+        memory.recall(&datapath, &coverage)?;
     }
     let (metrics, address) = listening.unzip();
     let front = open_front(&cgroups, metrics, &sender)?;
@@ -97,6 +111,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
         is_replaced: false,
         desk: Desk::new(instance, schedule),
         log,
+        memory,
         manager,
         covered,
     };
@@ -105,8 +120,9 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let totals = life.datapath.counters()?;
     // Gone from the kernel before the last word.
     drop(life);
+    drop(event_thread);
     watched?;
-    let unread = left.unread.len();
+    let unread = left.queues.ends as usize;
     if unread > 0 {
         announce(&format!(
             "{unread} sockets still had unread data and were left as they are: they stay on TCP"
@@ -147,6 +163,10 @@ fn coverage(args: &RunArgs) -> kernel::Coverage {
         ports: args.ports.clone().unwrap_or_else(PortSet::all),
         exclude_ports: args.exclude_ports.clone().unwrap_or_else(PortSet::none),
         exclude_programs: args.exclude_programs.names().map(str::to_owned).collect(),
+        trusted: match &args.trust_programs {
+            Trust::All => kernel::Trusted::All,
+            Trust::Named(programs) => kernel::Trusted::Named(programs.names().map(str::to_owned).collect()),
+        },
     }
 }
 

@@ -35,6 +35,9 @@ typedef __s64 s64;
 typedef int __kernel_pid_t;
 typedef __kernel_pid_t pid_t;
 typedef short unsigned int umode_t;
+typedef __s64 time64_t;
+typedef u32 __kernel_dev_t;
+typedef __kernel_dev_t dev_t;
 typedef struct refcount_struct refcount_t;
 
 enum {
@@ -204,6 +207,7 @@ struct inode;
 struct io_uring_task;
 struct kernfs_node;
 struct list_head;
+struct mm_struct;
 struct net;
 struct net_device;
 struct proto;
@@ -213,6 +217,7 @@ struct sock;
 struct sock_common;
 struct socket;
 struct socket_wq;
+struct super_block;
 struct task_struct;
 struct tcp_ulp_ops;
 struct wait_queue_entry;
@@ -369,6 +374,10 @@ struct bpf_iter_task {
 	__u64 __opaque[3];
 };
 
+struct bpf_iter_num {
+	__u64 __opaque[1];
+};
+
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
 struct bpf_sock_ops_kern {
@@ -446,6 +455,7 @@ struct sock_common {
 	};
 	short unsigned int skc_family;
 	volatile unsigned char skc_state;
+	int skc_bound_dev_if;
 	struct proto *skc_prot;
 	possible_net_t skc_net;
 	struct in6_addr skc_v6_daddr;
@@ -510,6 +520,7 @@ struct sock {
 	void *sk_user_data;
 	struct sock_cgroup_data sk_cgrp_data;
 	u32 sk_txhash;
+	u32 sk_mark;
 	kuid_t sk_uid;
 };
 
@@ -575,7 +586,16 @@ struct task_struct {
 	pid_t tgid;
 	unsigned int __state;
 	int on_cpu;
+	struct mm_struct *mm;
 	struct io_uring_task *io_uring;
+};
+
+struct mm_struct {
+	struct {
+		struct file *exe_file;
+		long unsigned int arg_start;
+		long unsigned int arg_end;
+	};
 };
 
 struct cred {
@@ -594,6 +614,13 @@ struct fdtable {
 struct inode {
 	umode_t i_mode;
 	long unsigned int i_ino;
+	struct super_block *i_sb;
+	time64_t i_ctime_sec;
+	u32 i_ctime_nsec;
+};
+
+struct super_block {
+	dev_t s_dev;
 };
 
 struct socket_wq {

@@ -73,6 +73,7 @@ impl<'a> Accelerator<'a> {
             ports: PortSet::all(),
             exclude_ports: excluded,
             exclude_programs: Vec::new(),
+            trusted: kernel::Trusted::All,
         };
         datapath
             .attach(&cgroups.fds(), &coverage)

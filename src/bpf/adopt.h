@@ -13,29 +13,6 @@
 #define ENTRY_NANOSECONDS 2000
 #define ENTRY_LOOKS 256
 
-/* Levels of cgroups that are searched for a covered one. */
-#define CGROUP_LEVELS 64
-
-/* Whether a covered cgroup is the socket's or above it. */
-static __always_inline bool is_in_cgroup(struct sock *sock)
-{
-	struct cgroup *cgroup = sock->sk_cgrp_data.cgroup;
-	struct cgroup **ancestors = (void *)cgroup + bpf_core_field_offset(struct cgroup, ancestors);
-	int level = BPF_CORE_READ(cgroup, level);
-
-	for (int i = 0; i < CGROUP_LEVELS && i <= level; i++) {
-		struct cgroup *ancestor;
-		__u64 number;
-
-		if (bpf_probe_read_kernel(&ancestor, sizeof(ancestor), ancestors + i))
-			continue;
-		number = BPF_CORE_READ(ancestor, kn, id);
-		if (bpf_map_lookup_elem(&sockredir_cgrp, &number))
-			return true;
-	}
-	return false;
-}
-
 /* close() has begun, and goes on as for a socket in no map: what is unread in the one queue it would not see. To be asked
  * when the socket is in the map, as a close that begins then sees that it is.
  */
@@ -177,9 +154,10 @@ static __always_inline bool has_connected(const struct end_key *one, const struc
 
 /* The record of the flow, made by the first of its ends. */
 static __always_inline struct flow *adopt_flow(struct end *end, struct tcp_sock *tcp,
-					       const struct service_key *service)
+					       const struct service_key *service,
+					       const struct program_key *client)
 {
-	struct flow fresh = { .service = *service, .observe = observe_messages };
+	struct flow fresh = { .service = *service, .client = *client, .observe = observe_messages };
 	struct flow_key key = end->flow;
 
 	flow_init(&fresh, end, sock_of(tcp), tcp->copied_seq);
@@ -193,9 +171,9 @@ static __always_inline struct flow *adopt_flow(struct end *end, struct tcp_sock 
 /* The end that comes second. */
 static __always_inline bool adopt_join(struct flow *flow, struct end *end, struct tcp_sock *tcp)
 {
-	flow->sock[end->side & 1] = (unsigned long)tcp;
 	if (!flow_join(flow, end))
 		return false;
+	flow->sock[end->side & 1] = (unsigned long)tcp;
 	flow->queue_next[end->side & 1] = tcp->copied_seq;
 	return true;
 }
@@ -217,7 +195,6 @@ static __always_inline void end_renew(struct end *end, struct end_key own, bool 
 	__builtin_memset(end, 0, sizeof(*end));
 	end_init(end, own.seq, own.ack);
 	end->accepted = accepted;
-	end->known = 1;
 	end->adopted = 1;
 	end->callbacks = callbacks;
 	end->departures = departures;
@@ -226,14 +203,15 @@ static __always_inline void end_renew(struct end *end, struct end_key own, bool 
 
 /* Into the map, and into the record: a fresh one, or that of the other end. */
 static __always_inline enum counter adopt_into(struct flow *flow, struct end *end, struct tcp_sock *tcp,
-					       struct candidate *own, const struct service_key *service)
+					       struct candidate *own, const struct service_key *service,
+					       const struct program_key *client)
 {
 	struct file *file = file_of(sock_of(tcp));
 	enum counter refusal = COUNTERS;
 	struct end_key key = end->own;
 	bool is_first = !flow;
 
-	if (is_first && !adopt_flow(end, tcp, service))
+	if (is_first && !adopt_flow(end, tcp, service, client))
 		return COUNTER_REFUSED_FULL;
 	if (bpf_map_update_elem(&sockredir_map, &key, tcp, BPF_NOEXIST))
 		refusal = COUNTER_REFUSED_TAKEN;
@@ -276,7 +254,6 @@ static __always_inline enum counter adopt_end(struct tcp_sock *tcp, const struct
 	struct candidate *own, *mate;
 	struct endpoints mirrored;
 	struct service_key key = {};
-	struct service *service;
 	enum counter refusal;
 	struct flow_key both;
 	struct end_key numbers;
@@ -304,9 +281,13 @@ static __always_inline enum counter adopt_end(struct tcp_sock *tcp, const struct
 		   mate->scan + 1 < adopt_scan)
 		return COUNTER_ADOPT_UNPAIRED;
 	service_at(connected ? endpoints : &mirrored, connected ? own->cgroup : mate->cgroup, &key);
-	service = bpf_map_lookup_elem(&sockredir_svc, &key);
-	if (service && service->shunned)
-		return service->shunned;
+	if (turn_of(&key) > 0)
+		return turn_of(&key);
+	refusal = reader_refusal(&own->program);
+	if (refusal == COUNTERS)
+		refusal = reader_refusal(&mate->program);
+	if (refusal != COUNTERS)
+		return postpone(flow, refusal);
 	if (own->unread || (!flow && mate->unread))
 		return postpone(flow, COUNTER_ADOPT_UNREAD);
 	end = bpf_sk_storage_get(&sockredir_end, tcp, NULL, BPF_SK_STORAGE_GET_F_CREATE);
@@ -316,7 +297,8 @@ static __always_inline enum counter adopt_end(struct tcp_sock *tcp, const struct
 	left_at = end->left_at;
 	left = end->left;
 	end_renew(end, numbers, !connected);
-	refusal = adopt_into(flow, end, tcp, own, &key);
+	end->program = own->program;
+	refusal = adopt_into(flow, end, tcp, own, &key, connected ? &own->program : &mate->program);
 	if (refusal == COUNTERS)
 		return COUNTERS;
 	end->departures = departures;
@@ -365,6 +347,7 @@ static __always_inline void forget(struct sock *sock)
 static __always_inline void held(struct sock *sock, struct task_struct *task)
 {
 	struct candidate *candidate;
+	struct program_key program;
 	struct endpoints endpoints;
 	enum counter exclusion;
 	struct end *end;
@@ -376,6 +359,9 @@ static __always_inline void held(struct sock *sock, struct task_struct *task)
 	exclusion = exclusion_of(task);
 	if (!exclusion) {
 		holder_add(candidate, task->tgid);
+		if (program_key_of(task, &program, false) && program_at(&program, task) &&
+		    (!candidate->program.file.inode || reader_refusal(&program) != COUNTERS))
+			candidate->program = program;
 		return;
 	}
 	bpf_map_delete_elem(&sockredir_cand, &endpoints);

@@ -4,6 +4,7 @@
 #define ESTABLISH_H
 
 #include "gate.h"
+#include "watch.h"
 
 /* The header-length callback is where an end is looked at under its own lock (law 2): it runs in the program's own
  * sendmsg, in the acknowledgement that recvmsg sends, and for the FIN. The state callback ends the record's life.
@@ -50,10 +51,6 @@ static __always_inline __u32 service_verdict(const struct service_key *key, stru
 
 		bpf_map_update_elem(&sockredir_svc, key, &fresh, BPF_NOEXIST);
 		return observe_messages;
-	}
-	if (service->shunned) {
-		decide(sock, service->shunned);
-		return 0;
 	}
 	if (service->score <= 0 && ++service->skipped % score_sample) {
 		decide(sock, COUNTER_REFUSED_SERVICE);
@@ -108,120 +105,186 @@ static __always_inline bool end_insert(struct bpf_sock_ops *ctx, struct end *end
 	return true;
 }
 
-/* The storage of a fresh end, or none. */
+/* The storage of a fresh end, or none. A connecting one has had it since connect(). */
 static __always_inline struct end *end_create(struct bpf_sock *sk, struct sock *sock)
 {
-	struct end *end = bpf_sk_storage_get(&sockredir_end, sk, NULL, 0);
+	struct end *end = bpf_sk_storage_get(&sockredir_end, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 
-	if (end) {
-		decide(sock, COUNTER_REFUSED_TAKEN);
-		return NULL;
-	}
-	end = bpf_sk_storage_get(&sockredir_end, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!end)
 		decide(sock, COUNTER_REFUSED_FULL);
 	return end;
 }
 
+/* Law 11: an end whose program is not known stays out of the map for good, and shows it in its callbacks. */
+static __always_inline void end_watch(struct bpf_sock_ops *ctx, struct end *end, enum counter reason)
+{
+	end->left = reason;
+	end->read_seq = end->own.ack;
+	callbacks_add(ctx, end, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
+}
+
 /* Law 1, the gate. The connecting end decides alone, before anything is spent on the connection; its callback runs
  * before that of the accepting end.
  */
-static __always_inline void establish_active(struct bpf_sock_ops *ctx)
+static __noinline void establish_active(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct tcp_sock *tcp = sk ? bpf_skc_to_tcp_sock(sk) : NULL;
+	struct end *end = tcp ? bpf_sk_storage_get(&sockredir_end, sk, NULL, 0) : NULL;
 	struct flow flow = {};
 	enum counter refusal;
 	struct flow_key key;
 	struct sock *sock;
-	struct end *end;
 	long error;
 
 	if (!tcp)
 		return;
 	sock = sock_of(tcp);
-	refusal = gate_of(tcp, connect_exclusion(sk));
+	refusal = gate_of(tcp, end ? end->exclusion : 0);
 	/* Two equal numbers would make the two ends one. */
 	if (refusal == COUNTERS && ctx->snd_nxt == ctx->rcv_nxt)
 		refusal = COUNTER_REFUSED_SPECIAL;
-	if (refusal != COUNTERS) {
-		decide(sock, refusal);
-		return;
-	}
-	service_of(sock, &flow.service);
-	flow.observe = service_verdict(&flow.service, sock);
-	if (!flow.observe)
-		return;
-	end = end_create(sk, sock);
+	if (refusal != COUNTERS)
+		goto refused;
+	if (!end)
+		end = end_create(sk, sock);
 	if (!end)
 		return;
 	end_init(end, ctx->snd_nxt, ctx->rcv_nxt);
+	flow.client = end->program;
+	service_of(sock, &flow.service);
+	refusal = client_refusal(&flow.client, &flow.service);
+	if (refusal == COUNTER_REFUSED_UNKNOWN_PROGRAM) {
+		decide(sock, refusal);
+		end_watch(ctx, end, refusal);
+		return;
+	}
+	if (refusal != COUNTERS)
+		goto refused;
+	flow.observe = service_verdict(&flow.service, sock);
+	if (!flow.observe)
+		goto forgotten;
 	key = end->flow;
 	flow_init(&flow, end, sock, end->own.ack);
 	flow.txhash = sock->sk_txhash;
 	error = bpf_map_update_elem(&sockredir_flow, &key, &flow, BPF_NOEXIST);
 	if (error) {
-		decide(sock, error == -EEXIST ? COUNTER_REFUSED_TWIN : COUNTER_REFUSED_FULL);
-		bpf_sk_storage_delete(&sockredir_end, sk);
-		return;
+		refusal = error == -EEXIST ? COUNTER_REFUSED_TWIN : COUNTER_REFUSED_FULL;
+		goto refused;
 	}
 	if (!end_insert(ctx, end, sock)) {
 		flow_release(end);
-		bpf_sk_storage_delete(&sockredir_end, sk);
-		return;
+		goto forgotten;
 	}
 	end->mapped = 1;
 	count(COUNTER_ENDS_INSERTED);
 	callbacks_add(ctx, end, END_CALLBACKS);
+	return;
+refused:
+	decide(sock, refusal);
+forgotten:
+	if (end)
+		bpf_sk_storage_delete(&sockredir_end, sk);
 }
 
-/* Whether the accepting program is not excluded, and known to use non-blocking sockets. If nothing is known of it, this
- * connection is watched until it shows.
- */
-static __always_inline bool may_accept(struct bpf_sock_ops *ctx, struct sock *sock, struct end *fresh,
-				       struct flow *flow)
+/* Why an accepted socket is not inserted, by what is known of the program that listens; COUNTERS if it may be. */
+static __always_inline enum counter server_refusal(struct listener *listener, __u32 port)
 {
-	struct listener *listener = listener_of(sock);
-	struct bpf_sock *sk = ctx->sk;
-	struct end *end;
+	struct program *program;
+	enum counter refusal;
 
-	if (listener && listener->exclusion) {
-		decide(sock, listener->exclusion);
-		service_score(flow, -score_most);
-		refuse(flow, COUNTER_TCP_ONLY_PROGRAM);
-		return false;
-	}
-	if (admit_any)
-		return true;
-	switch (accepts_of(listener, ctx->local_port)) {
-	case ACCEPTS_NONBLOCKING:
-		return true;
-	case ACCEPTS_BLOCKING:
-		decide(sock, COUNTER_REFUSED_BLOCKING_SERVER);
-		service_score(flow, -score_most);
-		break;
+	if (!listener)
+		return trust_all && admit_any ? COUNTERS : COUNTER_REFUSED_UNKNOWN_SERVER;
+	if (listener->exclusion)
+		return listener->exclusion;
+	refusal = listener->shared ? COUNTER_REFUSED_UNKNOWN_PROGRAM : reader_refusal(&listener->program);
+	if (refusal != COUNTERS || admit_any)
+		return refusal;
+	program = bpf_map_lookup_elem(&sockredir_prog, &listener->program);
+	switch (accepts_of(listener, program, port)) {
+	case NATURE_NONBLOCKING:
+		return COUNTERS;
+	case NATURE_BLOCKING:
+		return COUNTER_REFUSED_BLOCKING_SERVER;
 	default:
-		decide(sock, COUNTER_REFUSED_UNKNOWN_SERVER);
-		end = sk ? end_create(sk, sock) : NULL;
-		if (!end)
-			break;
-		fresh->left = COUNTER_REFUSED_UNKNOWN_SERVER;
-		*end = *fresh;
-		callbacks_add(ctx, end, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
+		return COUNTER_REFUSED_UNKNOWN_SERVER;
 	}
-	refuse(flow, COUNTER_TCP_ONLY_BLOCKING);
-	return false;
 }
 
-/* The accepting end follows the connecting one. It joins the record last, so that an end that the record counts is in the
- * map.
- */
-static __always_inline void establish_passive(struct bpf_sock_ops *ctx)
+/* What the refusal of the accepting end means for the flow. A server that is not known yet says nothing of its service. */
+static __always_inline void refuse_flow(struct flow *flow, enum counter refusal)
 {
+	enum counter reason = COUNTER_TCP_ONLY_PROGRAM;
+
+	if (refusal == COUNTER_REFUSED_BLOCKING_SERVER || refusal == COUNTER_REFUSED_UNKNOWN_SERVER)
+		reason = COUNTER_TCP_ONLY_BLOCKING;
+	else if (refusal == COUNTER_REFUSED_UNKNOWN_PROGRAM)
+		reason = COUNTER_TCP_ONLY_UNKNOWN_PROGRAM;
+	if (refusal != COUNTER_REFUSED_UNKNOWN_SERVER && refusal != COUNTER_REFUSED_UNKNOWN_PROGRAM)
+		service_score(flow, -score_most);
+	refuse(flow, reason);
+}
+
+/* Why an accepting end may not be, but for its program; COUNTERS if it may. */
+static __always_inline enum counter passive_refusal(struct bpf_sock_ops *ctx, struct tcp_sock *tcp,
+						    struct flow *flow)
+{
+	struct sock *sock = sock_of(tcp);
+
+	if (!flow)
+		return COUNTER_REFUSED_UNPAIRED;
+	if (!is_sent_by_mate(ctx, flow))
+		return COUNTER_REFUSED_FOREIGN;
+	if (stopping || handed_over)
+		return COUNTER_REFUSED_STOPPING;
+	if (!scope_host && bpf_get_netns_cookie(ctx) != flow->service.netns)
+		return COUNTER_REFUSED_NOT_LOCAL;
+	if (is_port_excluded(sock))
+		return COUNTER_REFUSED_PORT;
+	return is_special(tcp) ? COUNTER_REFUSED_SPECIAL : COUNTERS;
+}
+
+static __always_inline bool is_unknown(enum counter refusal)
+{
+	return refusal == COUNTER_REFUSED_UNKNOWN_PROGRAM || refusal == COUNTER_REFUSED_UNKNOWN_SERVER;
+}
+
+/* Into the map and into the record, which then counts it. Until it does the record may be another flow's. */
+static __always_inline void end_join(struct bpf_sock_ops *ctx, struct end *end, struct sock *sock,
+				     struct flow *flow)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct end_key own = end->own;
+
+	if (!end_insert(ctx, end, sock))
+		goto forgotten;
+	if (!flow_join(flow, end)) {
+		decide(sock, COUNTER_REFUSED_UNPAIRED);
+		bpf_map_delete_elem(&sockredir_map, &own);
+		goto forgotten;
+	}
+	flow->sock[end->side & 1] = (unsigned long)sock;
+	flow->tracked = !is_direct(sock, (void *)flow->sock[!end->side]);
+	end->mapped = 1;
+	count(COUNTER_ENDS_INSERTED);
+	callbacks_add(ctx, end, END_CALLBACKS);
+	return;
+forgotten:
+	if (sk)
+		bpf_sk_storage_delete(&sockredir_end, sk);
+}
+
+/* The accepting end follows the connecting one. If its program is not known it is watched, also where the connecting end has
+ * no record.
+ */
+static __noinline void establish_passive(struct bpf_sock_ops *ctx)
+{
+	struct end_key own = { .seq = ctx->snd_nxt, .ack = ctx->rcv_nxt };
+	struct flow_key key = flow_key_of(own);
 	struct bpf_sock *sk = ctx->sk;
 	struct tcp_sock *tcp = sk ? bpf_skc_to_tcp_sock(sk) : NULL;
-	struct end fresh = {};
-	struct end_key own;
+	struct listener *listener = NULL;
+	enum counter refusal, server;
 	struct flow *flow;
 	struct sock *sock;
 	struct end *end;
@@ -229,55 +292,33 @@ static __always_inline void establish_passive(struct bpf_sock_ops *ctx)
 	if (!tcp)
 		return;
 	sock = sock_of(tcp);
-	end_init(&fresh, ctx->snd_nxt, ctx->rcv_nxt);
-	fresh.accepted = 1;
-	flow = flow_of(&fresh);
-	if (!flow) {
-		decide(sock, COUNTER_REFUSED_UNPAIRED);
-		return;
+	flow = bpf_map_lookup_elem(&sockredir_flow, &key);
+	refusal = passive_refusal(ctx, tcp, flow);
+	server = COUNTERS;
+	if (refusal == COUNTERS || (!flow && is_route_covered(sock) && is_port_covered(sock))) {
+		listener = listener_of(sock);
+		server = server_refusal(listener, ctx->local_port);
 	}
-	if (!is_sent_by_mate(ctx, flow)) {
-		decide(sock, COUNTER_REFUSED_FOREIGN);
-		return;
+	if (refusal == COUNTERS && server != COUNTERS) {
+		refusal = server;
+		refuse_flow(flow, server);
 	}
-	if (stopping || handed_over) {
-		decide(sock, COUNTER_REFUSED_STOPPING);
-		return;
-	}
-	if (!scope_host && bpf_get_netns_cookie(ctx) != flow->service.netns) {
-		decide(sock, COUNTER_REFUSED_NOT_LOCAL);
-		return;
-	}
-	if (is_port_excluded(sock)) {
-		decide(sock, COUNTER_REFUSED_PORT);
-		return;
-	}
-	if (is_special(tcp)) {
-		decide(sock, COUNTER_REFUSED_SPECIAL);
-		return;
-	}
-	if (!may_accept(ctx, sock, &fresh, flow))
+	if (refusal != COUNTERS)
+		decide(sock, refusal);
+	if (refusal != COUNTERS && !is_unknown(server))
 		return;
 	end = end_create(sk, sock);
 	if (!end)
 		return;
-	*end = fresh;
-	if (!end_insert(ctx, end, sock)) {
-		bpf_sk_storage_delete(&sockredir_end, sk);
-		return;
-	}
-	flow->sock[end->side & 1] = (unsigned long)tcp;
-	flow->tracked = !is_direct(sock, (void *)flow->sock[!end->side]);
-	if (!flow_join(flow, end)) {
-		decide(sock, COUNTER_REFUSED_UNPAIRED);
-		own = end->own;
-		bpf_map_delete_elem(&sockredir_map, &own);
-		bpf_sk_storage_delete(&sockredir_end, sk);
-		return;
-	}
-	end->mapped = 1;
-	count(COUNTER_ENDS_INSERTED);
-	callbacks_add(ctx, end, END_CALLBACKS);
+	end_init(end, own.seq, own.ack);
+	end->accepted = 1;
+	if (listener)
+		end->program = listener->program;
+	end->unpaired = !flow;
+	if (refusal != COUNTERS)
+		end_watch(ctx, end, server);
+	else if (flow)
+		end_join(ctx, end, sock, flow);
 }
 
 #endif

@@ -156,6 +156,29 @@ static __always_inline bool flow_join(struct flow *flow, struct end *end)
 	return false;
 }
 
+static __always_inline __u64 cgroup_of(struct sock *sock)
+{
+	return sock->sk_cgrp_data.cgroup->kn->id;
+}
+
+/* By the endpoints and the cgroup of the connecting end. */
+static __always_inline void service_at(const struct endpoints *endpoints, __u64 cgroup,
+				       struct service_key *key)
+{
+	key->netns = endpoints->netns;
+	key->cgroup = cgroup;
+	__builtin_memcpy(key->address, endpoints->remote, sizeof(key->address));
+	key->port = endpoints->remote_port;
+}
+
+static __always_inline void service_of(struct sock *sock, struct service_key *key)
+{
+	struct endpoints endpoints;
+
+	endpoints_of(sock, &endpoints);
+	service_at(&endpoints, cgroup_of(sock), key);
+}
+
 static __always_inline void service_score(struct flow *flow, __s32 change)
 {
 	struct service_key key = flow->service;
@@ -177,14 +200,33 @@ static __always_inline void service_credit(struct flow *flow)
 	service_score(flow, score_gain);
 }
 
-/* No connection of this client to this service is inserted any more, as the reason says. */
-static __always_inline void service_shun(struct flow *flow, enum counter reason)
+/* Why no connection from a cgroup to a service is inserted any more, or 0; -1 if nothing was noted of it. */
+static __always_inline int turn_of(const struct service_key *service)
 {
-	struct service_key key = flow->service;
-	struct service *service = bpf_map_lookup_elem(&sockredir_svc, &key);
+	__u32 *turn = bpf_map_lookup_elem(&sockredir_turn, service);
 
-	if (service)
-		service->shunned = reason;
+	return turn ? (int)*turn : -1;
+}
+
+/* No connection to this service is inserted any more, as the reason says. Where there is no room for it, a program that blocks has
+ * shown that each of its services has to be looked at.
+ */
+static __always_inline void service_turns(const struct service_key *service, const struct program_key *client,
+					  __u32 reason)
+{
+	struct program *program = bpf_map_lookup_elem(&sockredir_prog, client);
+
+	if (reason == COUNTER_REFUSED_TURNS_BLOCKING && program)
+		program->connects = NATURE_BLOCKING;
+	bpf_map_update_elem(&sockredir_turn, service, &reason, BPF_ANY);
+}
+
+static __always_inline void flow_turns(struct flow *flow, enum counter reason)
+{
+	struct service_key service = flow->service;
+	struct program_key client = flow->client;
+
+	service_turns(&service, &client, reason);
 }
 
 /* The end is unlinked from the map: take it off the record, and remove the record with the last end. Each end calls

@@ -66,46 +66,30 @@ static __always_inline void connect_begins(struct bpf_sock_ops *ctx)
 	struct bpf_sock *sk = ctx->sk;
 	struct end *end = sk ? bpf_sk_storage_get(&sockredir_end, sk, NULL, 0) : NULL;
 	struct tcp_sock *tcp = sk ? bpf_skc_to_tcp_sock(sk) : NULL;
-	enum counter exclusion;
+	struct task_struct *task;
+	struct file *file;
 
 	if (end) {
 		struct end_key earlier = end->own;
 
-		bpf_map_delete_elem(&sockredir_map, &earlier);
+		/* What was unread at the end of the first connection has kept it in the map. */
+		if (tcp && psock_of(sock_of(tcp)))
+			bpf_map_delete_elem(&sockredir_map, &earlier);
 		bpf_sk_storage_delete(&sockredir_end, sk);
 	}
 	/* Connections that the gate will not take have no process to look at. */
 	if (!tcp || !is_route_covered(sock_of(tcp)) || !is_port_covered(sock_of(tcp)))
 		return;
-	exclusion = exclusion_of(bpf_get_current_task_btf());
-	if (!exclusion)
+	file = file_of(sock_of(tcp));
+	if (!file || (!admit_any && !is_nonblocking(file)))
 		return;
 	end = bpf_sk_storage_get(&sockredir_end, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
-	if (end)
-		end->exclusion = exclusion;
-}
-
-static __always_inline __u64 cgroup_of(struct sock *sock)
-{
-	return sock->sk_cgrp_data.cgroup->kn->id;
-}
-
-/* By the endpoints and the cgroup of the connecting end. */
-static __always_inline void service_at(const struct endpoints *endpoints, __u64 cgroup,
-				       struct service_key *key)
-{
-	key->netns = endpoints->netns;
-	key->cgroup = cgroup;
-	__builtin_memcpy(key->address, endpoints->remote, sizeof(key->address));
-	key->port = endpoints->remote_port;
-}
-
-static __always_inline void service_of(struct sock *sock, struct service_key *key)
-{
-	struct endpoints endpoints;
-
-	endpoints_of(sock, &endpoints);
-	service_at(&endpoints, cgroup_of(sock), key);
+	if (!end)
+		return;
+	task = bpf_get_current_task_btf();
+	end->exclusion = exclusion_of(task);
+	if (!end->exclusion)
+		program_enter(task, &end->program);
 }
 
 #endif

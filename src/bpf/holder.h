@@ -40,7 +40,7 @@ static __always_inline bool is_inside(struct task_struct *thread, struct sock *s
 	if (thread->__state & TASK_NORMAL || BPF_CORE_READ_BITFIELD(thread, on_cpu))
 		return false;
 	registers = (void *)bpf_task_pt_regs(thread);
-	return is_system_call(registers) && sock_at(thread, first_argument(registers)) == sock;
+	return system_call_of(registers) >= 0 && sock_at(thread, first_argument(registers)) == sock;
 }
 
 /* Whether a thread may have begun a call on the socket, and not come to the lock. */

@@ -77,6 +77,9 @@ static __always_inline bool is_mate_quiet(struct end *end, struct flow *flow)
 
 	if (!(flow_word(flow) & FLOW_END(!end->side)))
 		return true;
+	/* It has joined the record this moment. */
+	if (!READ_ONCE(flow->sock[!end->side]))
+		return false;
 	mate = kernel_object((void *)flow->sock[!end->side], struct sock);
 	psock = psock_of(mate);
 	if (!psock)
@@ -179,7 +182,7 @@ static __always_inline void forget_unread(struct bpf_sock_ops *ctx, struct sock 
 }
 
 /* One look at an end: the header-length and round-trip callbacks. */
-static __always_inline void attend(struct bpf_sock_ops *ctx)
+static __noinline void attend(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct end *end = sk ? bpf_sk_storage_get(&sockredir_end, sk, NULL, 0) : NULL;
@@ -188,23 +191,18 @@ static __always_inline void attend(struct bpf_sock_ops *ctx)
 	enum flow_state state;
 	enum counter reason;
 	struct flow *flow;
-	struct file *file;
 	bool left;
 
 	if (!tcp)
 		return;
-	/* Not before it sends: between accept and fcntl every socket is blocking. */
-	if (end->accepted && !end->known && (ctx->skb_len || end->observed)) {
-		file = file_of(sock_of(tcp));
-		if (file)
-			listener_learn(sock_of(tcp), file);
-		end->known = !!file;
-	}
 	if (!end->mapped) {
-		if (!end->accepted || end->known)
+		if (!is_unknown(end->left) || watch(ctx, end, tcp))
 			callbacks_drop(ctx, end);
 		return;
 	}
+	/* The look before its first message goes out may be the last one. */
+	if (!end->shown && (ctx->skb_len || end->observed) && sock_of(tcp)->sk_lock.owned)
+		show(end, sock_of(tcp));
 	flow = flow_of(end);
 	if (!flow)
 		return;

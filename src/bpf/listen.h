@@ -49,12 +49,21 @@ static __always_inline struct listener *listener_of(struct sock *sock)
 	return anywhere ? anywhere : here;
 }
 
+static __always_inline bool is_same_program(const struct program_key *one, const struct program_key *other)
+{
+	return one->file.inode == other->file.inode && one->file.changed == other->file.changed &&
+	       one->file.device == other->file.device && one->arguments == other->arguments;
+}
+
 /* A process holds a listening socket. Several may hold the same one, and several sockets may have one address
  * (SO_REUSEPORT): it is excluded if one of them is. A new socket may be where an old one was in memory.
  */
-static __always_inline void listener_add(struct sock *sock, struct task_struct *task, bool is_new)
+static __always_inline void listener_add(struct sock *sock, const struct program_key *program,
+					 enum counter exclusion, bool is_new)
 {
-	struct listener listener = { .sock = (unsigned long)sock, .exclusion = exclusion_of(task) };
+	struct listener listener = { .sock = (unsigned long)sock,
+				     .exclusion = exclusion,
+				     .program = *program };
 	struct listener_key key;
 	struct listener *known;
 
@@ -62,49 +71,57 @@ static __always_inline void listener_add(struct sock *sock, struct task_struct *
 	known = bpf_map_lookup_elem(&sockredir_listen, &key);
 	if (!known || (known->sock == listener.sock ? is_new : !listening(known, key.port)))
 		bpf_map_update_elem(&sockredir_listen, &key, &listener, BPF_ANY);
-	else if (listener.exclusion)
-		known->exclusion = listener.exclusion;
+	else if (exclusion)
+		known->exclusion = exclusion;
+	if (known && known->sock != listener.sock && !is_same_program(&known->program, program) &&
+	    listening(known, key.port))
+		known->shared = 1;
 }
 
 static __always_inline void listen_begins(struct bpf_sock_ops *ctx)
 {
+	struct task_struct *task = bpf_get_current_task_btf();
 	struct bpf_sock *sk = ctx->sk;
 	struct tcp_sock *tcp = sk ? bpf_skc_to_tcp_sock(sk) : NULL;
+	struct program_key program;
 
-	if (tcp)
-		listener_add(sock_of(tcp), bpf_get_current_task_btf(), true);
+	if (!tcp)
+		return;
+	program_enter(task, &program);
+	listener_add(sock_of(tcp), &program, exclusion_of(task), true);
 }
 
-/* What the accepted sockets turned out to be; before the first of them has shown it, what the listener is: programs with
- * event loops make both non-blocking. Programs that accept in a thread of their own do not, and are known after one
- * connection.
+/* What the accepted sockets turned out to be, of this listener or of others of its program. That a listener does not block says
+ * nothing, as there are programs that poll it and block in recv on what they accept; only of trusted ones it is believed.
  */
-static __always_inline enum accepts accepts_of(struct listener *listener, __u32 port)
+static __always_inline enum nature accepts_of(struct listener *listener, struct program *program, __u32 port)
 {
 	struct sock *sock;
 	struct file *file;
 
-	if (!listener)
-		return ACCEPTS_UNKNOWN;
-	if (listener->accepts != ACCEPTS_UNKNOWN)
+	if (listener->accepts != NATURE_UNKNOWN)
 		return listener->accepts;
+	if (program && program->accepts == NATURE_NONBLOCKING)
+		return NATURE_NONBLOCKING;
+	if (!(program ? is_trusted(program) : trust_all))
+		return NATURE_UNKNOWN;
 	sock = listening(listener, port);
 	file = sock ? file_of(sock) : NULL;
-	return file && is_nonblocking(file) ? ACCEPTS_NONBLOCKING : ACCEPTS_UNKNOWN;
+	return file && is_nonblocking(file) ? NATURE_NONBLOCKING : NATURE_UNKNOWN;
 }
 
-/* An accepted socket that sends shows what its program makes of its sockets. The running thread is the sender if it owns the
- * socket's lock; it may have an io_uring where the thread that listens has none.
- */
-static __always_inline void listener_learn(struct sock *sock, struct file *file)
+/* An accepted socket that sends shows which program has it, and what that makes of its sockets. */
+static __always_inline void listener_learn(struct sock *sock, const struct program_key *program,
+					   enum counter exclusion, bool nonblocking)
 {
 	struct listener *listener = listener_of(sock);
 
 	if (!listener)
 		return;
-	listener->accepts = is_nonblocking(file) ? ACCEPTS_NONBLOCKING : ACCEPTS_BLOCKING;
-	if (sock->sk_lock.owned && has_io_uring(bpf_get_current_task_btf()))
-		listener->exclusion = COUNTER_REFUSED_IO_URING;
+	listener->accepts = nonblocking ? NATURE_NONBLOCKING : NATURE_BLOCKING;
+	listener->program = *program;
+	if (exclusion)
+		listener->exclusion = exclusion;
 }
 
 #endif

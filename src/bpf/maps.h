@@ -21,6 +21,24 @@ const volatile bool same_cgroup = false;
 volatile __u64 ports_included[1024];
 volatile __u64 ports_excluded[1024];
 
+/* Programs are taken to read from sockets by recv only, unless they are seen to do otherwise: all of them, for the self-test and
+ * for --trust-programs all. On a kernel where a splice from a mapped socket works that is no question at all.
+ */
+volatile __u32 trust_all = 0;
+volatile __u32 splice_works = 0;
+/* Whether this kernel shows who splices; where it does not, nobody is known not to. */
+const volatile bool splices_seen = true;
+/* The numbers of the system calls that read from a socket without recv, also those of 32-bit programs: splice, getsockopt. */
+const volatile __u32 calls_around_recv[4] = {};
+/* A program is known to read by recv once it was seen to have read so often, or so many bytes from one connection, without a
+ * splice: who splices does so after the beginning of a connection, or with large messages only.
+ */
+const volatile __u32 known_reads = 512;
+const volatile __u32 known_bytes = 128 << 10;
+
+/* So many accepted sockets that do not block say that those of another listener of that program will not either. */
+const volatile __u32 known_accepted = 8;
+
 /* Messages that an end observes before it decides; fewer where the service's score says that flows are worth it. */
 const volatile __u32 observe_messages = 8;
 const volatile __u32 observe_messages_quick = 2;
@@ -61,9 +79,6 @@ const volatile __u32 adopt_mate_ms = 2000;
 
 /* --log-decisions. */
 const volatile bool log_decisions = false;
-
-/* The number of splice(2) on this machine. */
-const volatile __u32 splice_call = 0;
 
 /* Written before each scan: its number, from 1. */
 volatile __u32 adopt_scan;
@@ -116,7 +131,18 @@ struct {
 	__type(value, struct service);
 } sockredir_svc SEC(".maps");
 
-/* As above. */
+/* Services of which a connection was made blocking, or was given a ULP: the refused_* counter of all of them, or 0 where it was
+ * seen that they stay as they are. Not an LRU, as the above: where there is no room a service stays unknown.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, struct service_key);
+	__type(value, __u32);
+} sockredir_turn SEC(".maps");
+
+/* A memory of habits, as above. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 16384);
@@ -124,12 +150,32 @@ struct {
 	__type(value, struct listener);
 } sockredir_listen SEC(".maps");
 
+/* What is known of programs. Not an LRU, as what keeps a program off must last: where there is no room a program stays unknown,
+ * and so on TCP.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, struct program_key);
+	__type(value, struct program);
+} sockredir_prog SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, struct file_key);
+	__type(value, enum image);
+} sockredir_image SEC(".maps");
+
+/* What the user says of programs. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 256);
-	__type(key, struct program);
-	__type(value, __u32);
-} sockredir_prog SEC(".maps");
+	__type(key, struct name);
+	__type(value, enum said);
+} sockredir_said SEC(".maps");
 
 /* The covered cgroups, by their numbers. Written before each attachment, as the ports are. */
 struct {
@@ -146,6 +192,14 @@ struct {
 	__type(key, __u32);
 	__type(value, __u8);
 } sockredir_netns SEC(".maps");
+
+/* The network namespaces that have ends in the socket map, by their numbers. Emptied before each tally. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u32);
+	__type(value, __u8);
+} sockredir_home SEC(".maps");
 
 /* Ends that may be adopted, by struct endpoints. Emptied when scans begin again after a rest. Sized at load. */
 struct {
@@ -169,10 +223,16 @@ struct {
 	__uint(max_entries, 16384);
 } sockredir_log SEC(".maps");
 
-/* Nothing else tells the user side of what only iterators and the ring buffer write. */
-const struct mapped *mapped_type __attribute__((unused));
+/* struct event: some 3,000 of them, for when a server with many connections is killed. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 262144);
+} sockredir_event SEC(".maps");
+
+/* Nothing else tells the user side of what only iterators and the ring buffers write. */
 const struct seen *seen_type __attribute__((unused));
 const struct decision *decision_type __attribute__((unused));
+const struct event *event_type __attribute__((unused));
 
 static __always_inline void count_many(enum counter which, __u64 n)
 {

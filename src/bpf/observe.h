@@ -11,6 +11,33 @@ static __always_inline __u32 unread_bytes(struct sk_psock *psock)
 	return is_queue_empty(psock) ? 0 : psock->msg_tot_len;
 }
 
+/* One end of a flow that is in the map. Its socket lives as long as the record counts it, but for the moment of the look. */
+static __always_inline void tally_end(struct tally *tally, struct flow *flow, __u32 side)
+{
+	struct sock *sock = kernel_object((void *)flow->sock[side], struct sock);
+	struct sk_psock *psock;
+	__u32 netns, unread;
+	__u8 here = 1;
+
+	if (!(flow_word(flow) & FLOW_END(side)))
+		return;
+	tally->ends++;
+	netns = netns_number(sock);
+	bpf_map_update_elem(&sockredir_home, &netns, &here, BPF_ANY);
+	psock = psock_of(sock);
+	unread = psock ? unread_bytes(psock) : 0;
+	tally->unread_ends += !!unread;
+	tally->unread_bytes += unread;
+}
+
+static long tally_flow(void *map, struct flow_key *key, struct flow *flow, struct tally *tally)
+{
+	tally->flows[state_of(flow_word(flow)) & FLOW_TCP_ONLY]++;
+	tally_end(tally, flow, 0);
+	tally_end(tally, flow, 1);
+	return 0;
+}
+
 /* Why a scan has not adopted a socket that it would take: it has seen it for a while, but not the other end, or had something to
  * read.
  */
@@ -44,8 +71,8 @@ static __always_inline enum counter refusal_now(struct sock *sock, struct tcp_so
 		return refusal;
 	service_of(sock, &key);
 	service = bpf_map_lookup_elem(&sockredir_svc, &key);
-	if (service && service->shunned)
-		return service->shunned;
+	if (turn_of(&key) > 0)
+		return turn_of(&key);
 	if (!adopt_scan)
 		return service && service->score <= 0 ? COUNTER_REFUSED_SERVICE : NOT_FOLLOWED;
 	if (bpf_map_lookup_elem(&sockredir_netns, &netns))
@@ -99,7 +126,7 @@ static __always_inline void see(struct seq_file *seq, struct sock *sock, struct 
 	}
 	seen.tcp_bytes = tcp->bytes_sent - tcp->bytes_retrans;
 	end = bpf_sk_storage_get(&sockredir_end, sock, NULL, 0);
-	if (end)
+	if (end && !end->unpaired)
 		see_end(&seen, end, psock_of(sock));
 	else
 		seen.reason = refusal_now(sock, tcp, &seen.endpoints, task);

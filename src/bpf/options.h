@@ -102,7 +102,7 @@ static __always_inline int guard_option(struct bpf_sockopt *ctx)
 	refuse(flow, COUNTER_TCP_ONLY_SPECIAL);
 	send_back(flow, COUNTER_DRAIN_SPECIAL);
 	if (ctx->optname == TCP_ULP && ctx->level == SOL_TCP)
-		service_shun(flow, COUNTER_REFUSED_ULP);
+		flow_turns(flow, COUNTER_REFUSED_ULP);
 	error = option_error(ctx, kernel_object(sk, struct sock));
 	if (!error)
 		return 1;

@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Programs that are kept off: those that the user names, those that were seen to splice from a mapped socket, and those with
- * an io_uring. splice(2) reads TCP's own queue, which on a mapped socket stays empty: the program would wait for ever, or
- * take the end of the connection for the end of the data. io_uring goes on with a send where the kernel says that it ended,
- * and for a mapped socket with a full send buffer that is too far (SEND with MSG_WAITALL: a hole in the stream); SEND_ZC
- * fails.
+/* Programs: which one a task executes, which ones the user keeps off, and what is known of them (law 11). A program with an
+ * io_uring is kept off, as io_uring goes on with a send where the kernel says that it ended, and for a mapped socket with a
+ * full send buffer that is too far (SEND with MSG_WAITALL: a hole in the stream); SEND_ZC fails.
  */
 #ifndef PROGRAM_H
 #define PROGRAM_H
 
+#include "event.h"
 #include "flow.h"
 #include "socket.h"
 
@@ -31,9 +30,20 @@ struct pt_regs___arm64 {
 	__s32 syscallno;
 } __attribute__((preserve_access_index));
 
-static __always_inline void program_name(struct task_struct *task, struct program *program)
+static __always_inline void name_of(struct task_struct *task, struct name *name)
 {
-	BPF_CORE_READ_STR_INTO(&program->name, task, group_leader, comm);
+	BPF_CORE_READ_STR_INTO(&name->name, task, group_leader, comm);
+}
+
+/* What the user says of a program, or -1. */
+static __always_inline int said_of(struct task_struct *task)
+{
+	struct name name = {};
+	enum said *said;
+
+	name_of(task, &name);
+	said = bpf_map_lookup_elem(&sockredir_said, &name);
+	return said ? (int)*said : -1;
 }
 
 static __always_inline bool has_io_uring(struct task_struct *task)
@@ -44,22 +54,186 @@ static __always_inline bool has_io_uring(struct task_struct *task)
 /* Why the connections of a program are not inserted; 0 if they may be. */
 static __always_inline enum counter exclusion_of(struct task_struct *task)
 {
-	struct program program = {};
-
-	program_name(task, &program);
-	if (bpf_map_lookup_elem(&sockredir_prog, &program))
+	if (said_of(task) == SAID_EXCLUDED)
 		return COUNTER_REFUSED_PROGRAM;
 	return has_io_uring(task) ? COUNTER_REFUSED_IO_URING : 0;
 }
 
-static __always_inline enum counter connect_exclusion(struct bpf_sock *sk)
-{
-	struct end *end = bpf_sk_storage_get(&sockredir_end, sk, NULL, 0);
-	enum counter exclusion = end ? end->exclusion : 0;
+/* Of the arguments so much is looked at, in pieces. */
+#define ARGUMENT_BYTES 256
+#define ARGUMENT_PIECE 64
 
-	if (exclusion)
-		bpf_sk_storage_delete(&sockredir_end, sk);
-	return exclusion;
+/* FNV-1a, 64 bits (draft-eastlake-fnv). */
+#define FNV_OFFSET 0xcbf29ce484222325ull
+#define FNV_PRIME 0x100000001b3ull
+
+/* How far the arguments have been read. */
+struct arguments {
+	__u64 hash;
+	/* Which one, from 0; whether it has just begun, and is an option. */
+	__u32 index;
+	__u32 begins;
+	__u32 option;
+};
+
+/* The next byte. True at the end of the first argument after the program's name that is no option, as in
+ * `python3 -u server.py`, or of all of them. The name itself is not looked at: programs write titles into it.
+ */
+static __always_inline bool take_argument(struct arguments *arguments, char byte)
+{
+	if (arguments->index)
+		arguments->hash = (arguments->hash ^ (__u8)byte) * FNV_PRIME;
+	if (!byte) {
+		if (arguments->index && (arguments->begins || !arguments->option))
+			return true;
+		arguments->index = 1;
+		arguments->begins = 1;
+		return false;
+	}
+	if (arguments->begins)
+		arguments->option = byte == '-';
+	arguments->begins = 0;
+	return false;
+}
+
+/* The hash of a task's arguments. `mine`: it is the running one; another one's can only be read by a program that may sleep. */
+static __always_inline __u64 arguments_of(struct task_struct *task, bool mine)
+{
+	unsigned long at = BPF_CORE_READ(task, mm, arg_start), end = BPF_CORE_READ(task, mm, arg_end);
+	struct arguments arguments = { .hash = FNV_OFFSET };
+	char piece[ARGUMENT_PIECE];
+	int i, k;
+
+	bpf_for(i, 0, ARGUMENT_BYTES / ARGUMENT_PIECE) {
+		unsigned long size = end - at;
+		long error;
+
+		if (at >= end)
+			break;
+		if (size > sizeof(piece))
+			size = sizeof(piece);
+		error = mine ? bpf_probe_read_user(piece, size, (void *)at) :
+			       bpf_copy_from_user_task(piece, size, (void *)at, task, 0);
+		if (error)
+			break;
+		at += size;
+		bpf_for(k, 0, ARGUMENT_PIECE) {
+			if (k >= size)
+				break;
+			if (take_argument(&arguments, piece[k & (ARGUMENT_PIECE - 1)]))
+				return arguments.hash;
+		}
+	}
+	return arguments.hash;
+}
+
+/* The files of a program say that it does not splice, whatever its arguments. */
+static __always_inline bool is_without_splice(const struct program_key *key)
+{
+	struct file_key file = key->file;
+	enum image *image = bpf_map_lookup_elem(&sockredir_image, &file);
+
+	return image && *image == IMAGE_WITHOUT_SPLICE;
+}
+
+/* False for a thread of the kernel, which executes no file. The arguments of a program that cannot splice are left out, as those
+ * of `curl` are other ones each time.
+ */
+static __always_inline bool program_key_of(struct task_struct *task, struct program_key *key, bool mine)
+{
+	struct inode *inode = BPF_CORE_READ(task, mm, exe_file, f_inode);
+
+	__builtin_memset(key, 0, sizeof(*key));
+	if (!inode)
+		return false;
+	key->file.inode = BPF_CORE_READ(inode, i_ino);
+	key->file.changed =
+		BPF_CORE_READ(inode, i_ctime_sec) * 1000000000ull + BPF_CORE_READ(inode, i_ctime_nsec);
+	key->file.device = BPF_CORE_READ(inode, i_sb, s_dev);
+	if (!is_without_splice(key))
+		key->arguments = arguments_of(task, mine);
+	return true;
+}
+
+/* What is known of a program; none if there is nothing, and no room. The daemon looks at its files, which it may not have got to
+ * the first time.
+ */
+static __always_inline struct program *program_at(const struct program_key *key, struct task_struct *task)
+{
+	struct program *program = bpf_map_lookup_elem(&sockredir_prog, key);
+	struct file_key file = key->file;
+	struct program fresh = {};
+
+	if (!bpf_map_lookup_elem(&sockredir_image, &file))
+		tell_program(EVENT_PROGRAM, key, task);
+	if (program)
+		return program;
+	BPF_CORE_READ_STR_INTO(&fresh.name, task, group_leader, comm);
+	fresh.trusted = said_of(task) == SAID_TRUSTED;
+	if (bpf_map_update_elem(&sockredir_prog, key, &fresh, BPF_NOEXIST))
+		return NULL;
+	return bpf_map_lookup_elem(&sockredir_prog, key);
+}
+
+/* The program that a task executes, if there is room for what is known of it. */
+static __noinline int program_enter(struct task_struct *task, struct program_key *key)
+{
+	return program_key_of(task, key, true) && program_at(key, task);
+}
+
+static __always_inline bool is_trusted(const struct program *program)
+{
+	return trust_all || program->trusted;
+}
+
+/* Law 11: whether the sockets of a program may be where only recv reads. The refused_* counter if not; COUNTERS if so. */
+static __always_inline enum counter reader_refusal(const struct program_key *key)
+{
+	struct program *program = bpf_map_lookup_elem(&sockredir_prog, key);
+
+	if (splice_works)
+		return COUNTERS;
+	if (!program)
+		return trust_all ? COUNTERS : COUNTER_REFUSED_UNKNOWN_PROGRAM;
+	if (program->splices)
+		return COUNTER_REFUSED_SPLICES;
+	if (program->receives || is_trusted(program))
+		return COUNTERS;
+	return is_without_splice(key) ? COUNTERS : COUNTER_REFUSED_UNKNOWN_PROGRAM;
+}
+
+/* The same of a program that connects, which by default must not block either: at all, or at this service. */
+static __always_inline enum counter client_refusal(const struct program_key *key,
+						   const struct service_key *service)
+{
+	struct program *program = bpf_map_lookup_elem(&sockredir_prog, key);
+	enum counter refusal = reader_refusal(key);
+	int turn = turn_of(service);
+
+	if (refusal == COUNTERS && turn > 0)
+		return turn;
+	if (refusal != COUNTERS || admit_any || !program || is_trusted(program))
+		return refusal;
+	if (program->connects == NATURE_NONBLOCKING || (program->connects == NATURE_BLOCKING && !turn))
+		return COUNTERS;
+	return COUNTER_REFUSED_UNKNOWN_PROGRAM;
+}
+
+/* A socket of the program turned out to be blocking or not. One that blocked makes it a program that blocks. */
+static __always_inline void nature_learn(enum nature *nature, bool nonblocking)
+{
+	if (!nonblocking)
+		*nature = NATURE_BLOCKING;
+	else if (*nature == NATURE_UNKNOWN)
+		*nature = NATURE_NONBLOCKING;
+}
+
+/* As above, of one that was accepted. */
+static __always_inline void accepted_learn(struct program *program, bool nonblocking, bool is_first)
+{
+	program->accepted += nonblocking && is_first;
+	if (!nonblocking || program->accepted >= known_accepted)
+		nature_learn(&program->accepts, nonblocking);
 }
 
 static __always_inline unsigned long first_argument(void *registers)
@@ -74,14 +248,15 @@ static __always_inline unsigned long first_argument(void *registers)
 	return ~0ul;
 }
 
-static __always_inline bool is_system_call(void *registers)
+/* The number of the system call that a thread is in; negative if it is in none. */
+static __always_inline long system_call_of(void *registers)
 {
 	struct pt_regs___arm64 *arm64 = registers;
 	struct pt_regs___x86 *x86 = registers;
 
 	if (bpf_core_field_exists(x86->orig_ax))
-		return (long)BPF_CORE_READ(x86, orig_ax) >= 0;
-	return bpf_core_field_exists(arm64->syscallno) && BPF_CORE_READ(arm64, syscallno) >= 0;
+		return BPF_CORE_READ(x86, orig_ax);
+	return bpf_core_field_exists(arm64->syscallno) ? BPF_CORE_READ(arm64, syscallno) : -1;
 }
 
 /* The socket that a thread has under a descriptor, or none. */
@@ -97,21 +272,6 @@ static __always_inline struct sock *sock_at(struct task_struct *task, unsigned i
 		return NULL;
 	socket = BPF_CORE_READ(file, private_data);
 	return BPF_CORE_READ(socket, sk);
-}
-
-/* The running program calls splice: if it reads from a mapped socket, it is kept off from now on. */
-static __always_inline void notice_splice(void *registers)
-{
-	struct task_struct *task = bpf_get_current_task_btf();
-	struct sock *sock = sock_at(task, first_argument(registers));
-	struct program program = {};
-	__u32 spliced = 1, side;
-
-	if (!sock || !psock_of(kernel_object(sock, struct sock)) ||
-	    !flow_of_socket(kernel_object(sock, struct tcp_sock), &side))
-		return;
-	program_name(task, &program);
-	bpf_map_update_elem(&sockredir_prog, &program, &spliced, BPF_NOEXIST);
 }
 
 #endif

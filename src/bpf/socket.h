@@ -109,6 +109,29 @@ static __always_inline bool is_special(struct tcp_sock *tcp)
 	return bpf_core_field_exists(tcp->syn_smc) && BPF_CORE_READ_BITFIELD(tcp, syn_smc);
 }
 
+/* Levels of cgroups that are searched for a covered one. */
+#define CGROUP_LEVELS 64
+
+/* Whether a covered cgroup is the socket's or above it. */
+static __always_inline bool is_in_cgroup(struct sock *sock)
+{
+	struct cgroup *cgroup = sock->sk_cgrp_data.cgroup;
+	struct cgroup **ancestors = (void *)cgroup + bpf_core_field_offset(struct cgroup, ancestors);
+	int level = BPF_CORE_READ(cgroup, level);
+
+	for (int i = 0; i < CGROUP_LEVELS && i <= level; i++) {
+		struct cgroup *ancestor;
+		__u64 number;
+
+		if (bpf_probe_read_kernel(&ancestor, sizeof(ancestor), ancestors + i))
+			continue;
+		number = BPF_CORE_READ(ancestor, kn, id);
+		if (bpf_map_lookup_elem(&sockredir_cgrp, &number))
+			return true;
+	}
+	return false;
+}
+
 /* Orders the loads before it against those after it, on every machine: a compare-and-swap that succeeds is a full barrier
  * in BPF. Other atomic operations lose that where their result is not used.
  */

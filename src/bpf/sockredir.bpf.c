@@ -4,7 +4,10 @@
 #include "observe.h"
 #include "options.h"
 #include "queue.h"
+#include "reset.h"
 #include "verdict.h"
+
+#include <bpf/bpf_tracing.h>
 
 /* Connections that begin, and ends that are looked at under their own lock. */
 SEC("sockops")
@@ -30,6 +33,9 @@ int sockredir_ops(struct bpf_sock_ops *ctx)
 	case BPF_SOCK_OPS_STATE_CB:
 		if (ctx->args[1] == TCP_CLOSE)
 			end_of_life(ctx);
+		else if (ctx->args[0] == ctx->args[1] &&
+			 (ctx->args[1] == TCP_FIN_WAIT1 || ctx->args[1] == TCP_FIN_WAIT2))
+			close_half_closed(ctx);
 		else if (admit_any && ctx->args[1] == TCP_FIN_WAIT1)
 			half_close(ctx);
 		break;
@@ -56,19 +62,51 @@ int sockredir_option(struct bpf_sockopt *ctx)
 	return guard_option(ctx);
 }
 
-/* The programs that listen already, of all network namespaces, and those that hold connections which may be adopted. */
-SEC("iter/task_file")
+/* The programs that listen already, of all network namespaces, and those that hold connections which may be adopted. It may
+ * sleep, to read the arguments of these programs.
+ */
+SEC("iter.s/task_file")
 int sockredir_listeners(struct bpf_iter__task_file *ctx)
 {
 	struct sock *sock = tcp_behind(ctx->file);
 	struct task_struct *task = ctx->task;
+	struct program_key program;
 
 	if (!sock || !task)
 		return 0;
-	if (sock->__sk_common.skc_state == TCP_LISTEN)
-		listener_add(sock, task, false);
-	else if (sock->__sk_common.skc_state == TCP_ESTABLISHED)
+	if (sock->__sk_common.skc_state == TCP_ESTABLISHED) {
 		held(sock, task);
+	} else if (sock->__sk_common.skc_state == TCP_LISTEN) {
+		if (program_key_of(task, &program, false))
+			program_at(&program, task);
+		listener_add(sock, &program, exclusion_of(task), false);
+	}
+	return 0;
+}
+
+/* Law 11. Only one of these is loaded: the first two where the kernel has them, as they cost nothing until somebody splices or
+ * receives without copies; else the tracepoint that every read from TCP's own queue passes.
+ */
+SEC("fentry/tcp_splice_read")
+int BPF_PROG(sockredir_splice, struct socket *socket)
+{
+	notice_splice(socket->sk);
+	return 0;
+}
+
+SEC("fentry/tcp_mmap")
+int BPF_PROG(sockredir_mmap, struct file *file, struct socket *socket)
+{
+	notice_splice(socket->sk);
+	return 0;
+}
+
+SEC("tp_btf/tcp_rcv_space_adjust")
+int BPF_PROG(sockredir_read, struct sock *sock)
+{
+	/* Without an owner of the lock it is an interrupt, in whatever thread. */
+	if (sock && sock->sk_lock.owned && is_around_recv())
+		notice_splice(sock);
 	return 0;
 }
 
@@ -99,35 +137,14 @@ int sockredir_seen(struct bpf_iter__task_file *ctx)
 	return 0;
 }
 
-/* Attached for a moment, when readers seem to be stuck: a trace of system calls costs all programs of the host. */
-SEC("tp_btf/sys_enter")
-int sockredir_splice(unsigned long long *ctx)
+/* What all ends hold that are in the map (struct tally). */
+SEC("syscall")
+int sockredir_tally(struct tally *ctx)
 {
-	if (ctx[1] == splice_call)
-		notice_splice((void *)ctx[0]);
-	return 0;
-}
+	struct tally tally = {};
 
-/* For every end in the map, what waits to be read from its queue and the state of its flow (struct mapped). */
-SEC("iter/sockmap")
-int sockredir_ends(struct bpf_iter__sockmap *ctx)
-{
-	struct sock *sock = ctx->sk;
-	struct sk_psock *psock = sock ? psock_of(sock) : NULL;
-	struct end_key *key = ctx->key;
-	struct mapped mapped = {};
-	struct flow_key flow_key;
-	struct flow *flow;
-
-	if (!psock || !key)
-		return 0;
-	mapped.end = *key;
-	mapped.netns = netns_number(sock);
-	mapped.unread = unread_bytes(psock);
-	flow_key = flow_key_of(mapped.end);
-	flow = bpf_map_lookup_elem(&sockredir_flow, &flow_key);
-	mapped.state = flow ? state_of(flow_word(flow)) : FLOW_TCP_ONLY;
-	bpf_seq_write(ctx->meta->seq, &mapped, sizeof(mapped));
+	bpf_for_each_map_elem(&sockredir_flow, tally_flow, &tally, 0);
+	*ctx = tally;
 	return 0;
 }
 

@@ -36,8 +36,6 @@ struct service {
 	/* From 0 to 64: below, only a sample of the connections is inserted; above, flows are decided early. */
 	__s32 score;
 	__u32 skipped;
-	/* The refused_* counter of all its connections, or 0: a program made one of them what a mapped socket cannot be. */
-	__u32 shunned;
 };
 
 /* Who accepts: a port of a network namespace, at one address or (all zeros) at all that a listener has not for itself. */
@@ -49,19 +47,67 @@ struct listener_key {
 	__u32 address[4];
 };
 
-/* What the accepted sockets of a program are, as far as is known. */
-enum accepts {
-	ACCEPTS_UNKNOWN,
-	ACCEPTS_NONBLOCKING,
-	ACCEPTS_BLOCKING,
+/* A file that is executed: one that was replaced or written is another one. */
+struct file_key {
+	__u64 inode;
+	/* When it was last changed, which cannot be set back as the time of writing can. Nanoseconds since 1970. */
+	__u64 changed;
+	__u32 device;
+	__u32 pad;
+};
+
+/* A program: a file and, as an interpreter executes many programs, a hash of the arguments up to the first that is no option. */
+struct program_key {
+	struct file_key file;
+	__u64 arguments;
+};
+
+/* What a program's sockets are, as far as is known. */
+enum nature {
+	NATURE_UNKNOWN,
+	NATURE_NONBLOCKING,
+	NATURE_BLOCKING,
+};
+
+/* What a program was seen to do. What keeps its sockets out of the map is never forgotten while the file is the same. */
+struct program {
+	/* As in /proc/PID/comm. */
+	char name[16];
+	/* It has read from a TCP socket by another way than recv, and it has read enough by recv. */
+	__u32 splices;
+	__u32 receives;
+	/* It is in --trust-programs. */
+	__u32 trusted;
+	/* How often it was seen to have read something, without a splice. */
+	__u32 reads;
+	/* What the sockets that it accepts are, and those that it connects: blocking if one of them was, and then each service has to
+	 * show it of itself.
+	 */
+	enum nature accepts;
+	enum nature connects;
+	/* How many that it has accepted did not block. */
+	__u32 accepted;
+};
+
+/* What the files of a program say, by struct file_key. Written by user space. */
+enum image {
+	IMAGE_UNKNOWN,
+	/* Nothing that it has mapped calls splice. */
+	IMAGE_WITHOUT_SPLICE,
+	IMAGE_WITH_SPLICE,
 };
 
 struct listener {
 	/* The address of the listening socket; it may have closed meanwhile. */
 	__u64 sock;
-	__u32 accepts;
+	enum nature accepts;
 	/* The refused_* counter of all connections to this program, or 0. */
 	__u32 exclusion;
+	/* Who listens, or who has had the last accepted socket that sent. */
+	struct program_key program;
+	/* Sockets of several programs listen here, so what one of them accepts says nothing of the next. */
+	__u32 shared;
+	__u32 pad;
 };
 
 /* Where a socket is and what it is connected to. IPv4 is held as IPv4-mapped IPv6, ports in the order of the host. */
@@ -99,11 +145,18 @@ struct candidate {
 	__u32 unread;
 	/* The processes that hold it, as far as they are known; 0 where there are no more. */
 	__u32 holders[CANDIDATE_HOLDERS];
+	/* The program of these, or the one of several that nothing is known of. */
+	struct program_key program;
 };
 
-/* A program by the name of its process, as in /proc/PID/comm. The value is 1 if it was seen to splice. */
-struct program {
+/* A program by the name of its process, as in /proc/PID/comm, and what the user says of it. */
+struct name {
 	char name[16];
+};
+
+enum said {
+	SAID_EXCLUDED,
+	SAID_TRUSTED,
 };
 
 /* States of a flow. OBSERVE → ADMITTED → DRAIN → TCP_ONLY, or OBSERVE → TCP_ONLY; never back. */
@@ -112,16 +165,17 @@ enum flow_state {
 	FLOW_ADMITTED,
 	FLOW_DRAIN,
 	FLOW_TCP_ONLY,
+	FLOW_STATES,
 };
 
-/* What the iterator over the ends in the socket map writes for each of them. */
-struct mapped {
-	struct end_key end;
-	/* The number of its network namespace. */
-	__u32 netns;
-	/* What waits to be read. */
-	__u32 unread;
-	enum flow_state state;
+/* What the ends in the socket map hold, all of them together. */
+struct tally {
+	/* What waits to be read, in bytes, and in how many ends. */
+	__u64 unread_bytes;
+	__u32 unread_ends;
+	__u32 ends;
+	/* Flows by enum flow_state. */
+	__u32 flows[FLOW_STATES];
 };
 
 /* Layout of struct flow's word. One word, so that every transition is one compare-and-swap. */
@@ -142,6 +196,8 @@ struct flow {
 	 */
 	__u64 word;
 	struct service_key service;
+	/* The program of the connecting end. */
+	struct program_key client;
 	/* The side that sent last, to count turns. */
 	__u32 last_side;
 	/* How many messages an end observes before it decides. */
@@ -186,7 +242,7 @@ enum counter {
 	COUNTER_REFUSED_NOT_LOCAL,
 	/* Not inserted: neither port is in --ports, or one is in --exclude-ports. */
 	COUNTER_REFUSED_PORT,
-	/* Not inserted: a program at one of its ends is in --exclude-programs, or was seen to splice. */
+	/* Not inserted: a program at one of its ends is in --exclude-programs. */
 	COUNTER_REFUSED_PROGRAM,
 	/* Not inserted: a program at one of its ends has an io_uring. */
 	COUNTER_REFUSED_IO_URING,
@@ -210,7 +266,7 @@ enum counter {
 	COUNTER_TCP_ONLY_BLOCKING,
 	/* a program set an option that redirected data cannot honour, or has an io_uring; */
 	COUNTER_TCP_ONLY_SPECIAL,
-	/* the accepting program is kept off by its name, or has an io_uring; */
+	/* the accepting program is kept off by its name, splices, or has an io_uring; */
 	COUNTER_TCP_ONLY_PROGRAM,
 	/* the accepting end is not covered by this tool or has gone; */
 	COUNTER_TCP_ONLY_NO_MATE,
@@ -296,7 +352,62 @@ enum counter {
 	COUNTER_ADOPT_AGAIN,
 	/* or the other end may not be, or cannot be found by its addresses. */
 	COUNTER_ADOPT_UNPAIRED,
+	/* Connections whose sender was told by a reset that what it has sent will never be read (law 10). */
+	COUNTER_RESETS_UNREAD,
+	/* Not inserted: its program is not known yet to read with recv only and, by default, not to block; it is watched until it
+	 * is.
+	 */
+	COUNTER_REFUSED_UNKNOWN_PROGRAM,
+	/* Not inserted: its program reads from sockets with splice, or with another way around recv. */
+	COUNTER_REFUSED_SPLICES,
+	/* Flows that go back to TCP, under observation: the accepting program is not known yet; */
+	COUNTER_TCP_ONLY_UNKNOWN_PROGRAM,
+	/* a program that was known to use recv has spliced; */
+	COUNTER_TCP_ONLY_SPLICES,
+	/* and admitted ones of such a program. */
+	COUNTER_DRAIN_SPLICES,
+	/* Connections of it that were reset: what it was to read had been moved to where no splice gets it. */
+	COUNTER_RESETS_STRANDED,
+	/* Programs that became known, so that established connections of theirs may be adopted. */
+	COUNTER_PROGRAMS_KNOWN,
+	/* Events that the daemon was not told of: there were too many. */
+	COUNTER_EVENTS_DROPPED,
 	COUNTERS,
+};
+
+/* What the daemon has to do at once. */
+enum event_kind {
+	/* A program that nothing is known of: look at its files. */
+	EVENT_PROGRAM,
+	/* A program was seen to splice for the first time. */
+	EVENT_SPLICES,
+	/* Reset a connection, at both ends. */
+	EVENT_RESET,
+};
+
+/* What the daemon is told: of a program, or of a socket whose connection it is about. */
+struct event {
+	enum event_kind kind;
+	enum counter reason;
+	struct program_key program;
+	char name[16];
+	struct endpoints endpoints;
+	/* The same connection as the other end has it, which addresses may be translated for. */
+	struct endpoints mate;
+	__u32 pid;
+	/* The numbers of the network namespaces; 0 for a mate that is not known. */
+	__u32 netns;
+	__u32 mate_netns;
+	/* The next sequence number of this end, and the one that the other end expects, or may: what is under way is between
+	 * them.
+	 */
+	__u32 seq;
+	__u32 heard;
+	/* What this end expects. */
+	__u32 ack;
+	/* SO_MARK, and the number of the interface that the socket is bound to, or 0. */
+	__u32 mark;
+	__u32 interface;
 };
 
 /* Why a socket is not followed that the tool would take now: it was connected before the tool started, by a blocking socket, or
@@ -326,10 +437,19 @@ struct end {
 	__u32 accepted;
 	/* The refused_* counter of this connecting program, or 0. */
 	__u32 exclusion;
+	/* Who has connected it or, once it has sent, who has. */
+	struct program_key program;
 	/* Why the flow is not followed any more, as its counter, or 0. */
 	__u32 left;
-	/* An accepted end has shown whether its program uses non-blocking sockets. */
-	__u32 known;
+	/* It has sent, and so has shown which program it belongs to, and whether it blocks. */
+	__u32 shown;
+	/* Up to where its program had read at the last look, and how much by then: while it is watched out of the map. */
+	__u32 read_seq;
+	__u32 read_bytes;
+	/* It is only watched: its connecting end was refused, or is elsewhere. */
+	__u32 unpaired;
+	/* Its program has spliced while something waited in its queue, and so it is being reset. */
+	__u32 stranded;
 	/* The key is in the socket map and the record counts this end. */
 	__u32 mapped;
 	/* The state last seen in the record. */

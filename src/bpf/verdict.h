@@ -110,7 +110,7 @@ static __always_inline enum counter limit_of(struct end *end, struct sock *mate,
 static __always_inline enum counter turn_back(struct flow *flow, bool shun)
 {
 	if (shun)
-		service_shun(flow, COUNTER_REFUSED_TURNS_BLOCKING);
+		flow_turns(flow, COUNTER_REFUSED_TURNS_BLOCKING);
 	refuse(flow, COUNTER_TCP_ONLY_BLOCKING);
 	return send_back(flow, COUNTER_DRAIN_BLOCKING);
 }
@@ -202,7 +202,7 @@ static __always_inline enum counter observe(struct end *end, struct flow *flow, 
 	}
 	if (has_io_uring(bpf_get_current_task_btf())) {
 		if (!end->accepted)
-			service_shun(flow, COUNTER_REFUSED_IO_URING);
+			flow_turns(flow, COUNTER_REFUSED_IO_URING);
 		return refuse(flow, COUNTER_TCP_ONLY_SPECIAL);
 	}
 	/* The answers of an end that has not been adopted yet are not seen. */

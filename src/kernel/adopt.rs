@@ -104,7 +104,7 @@ impl Datapath<'_> {
     }
 }
 
-fn empty(map: &MapMut<'_>) -> Result<()> {
+pub(super) fn empty(map: &MapMut<'_>) -> Result<()> {
     map.lookup_and_delete_batch(BATCH, MapFlags::ANY, MapFlags::ANY)?
         .for_each(drop);
     Ok(())

@@ -1,28 +1,24 @@
-//! Reads the ends in the socket map, and how much the datapath holds.
+//! Reads what the ends in the socket map hold, and how full the datapath's maps are.
 
-use std::collections::{HashMap, HashSet};
-use std::os::fd::AsFd as _;
+use std::collections::HashSet;
 
-use anyhow::{Context as _, Result};
-use libbpf_rs::MapCore;
+use anyhow::{Context as _, Result, ensure};
+use libbpf_rs::{MapCore, ProgramInput};
 use plain::Plain;
 
-use super::seen::state_of;
-use super::{Datapath, read_records, types};
+use super::adopt::empty;
+use super::{Datapath, record, types};
 use crate::observe::model::{Fill, FlowsByState, Maps, Queues};
 
-// SAFETY: the type consists of integers and of such types, without padding, so every pattern of bits is a value of it.
-unsafe impl Plain for types::mapped {}
-
-/// The key of an end in the socket map: `seq` and `ack` of `struct end_key`.
-pub type EndKey = (u32, u32);
+// SAFETY: the type consists of integers, without padding, so every pattern of bits is a value of it.
+unsafe impl Plain for types::tally {}
 
 /// The ends in the socket map at one moment.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub struct Ends {
     pub mapped: usize,
-    /// Those with data that their program has not read yet, and how many bytes.
-    pub unread: HashMap<EndKey, u32>,
+    /// What their programs have not read yet.
+    pub queues: Queues,
     /// The numbers of the network namespaces in which they are.
     pub netns: HashSet<u32>,
     /// The flows of these ends.
@@ -31,29 +27,41 @@ pub struct Ends {
 
 impl Datapath<'_> {
     pub fn ends(&self) -> Result<Ends> {
-        let map = self.skel.maps.sockredir_map.as_fd();
-        let link = self
-            .skel
-            .progs
-            .sockredir_ends
-            .attach_iter(map)
-            .context("failed to attach the map's iterator")?;
-        let all: Vec<types::mapped> = read_records(&link).context("failed to read the socket map")?;
-        let mut ends = Ends::default();
-        let mut flows = HashSet::new();
-        for mapped in all {
-            let key = (mapped.end.seq, mapped.end.ack);
-            ends.mapped += 1;
-            ends.netns.insert(mapped.netns);
-            if mapped.unread > 0 {
-                ends.unread.insert(key, mapped.unread);
-            }
-            // The mate's key is the mirror image.
-            if flows.insert((key.0.min(key.1), key.0.max(key.1))) {
-                *ends.flows.of(state_of(mapped.state)) += 1;
-            }
+        let homes = &self.skel.maps.sockredir_home;
+        empty(homes).context("failed to forget the network namespaces of ends")?;
+        let mut context = [0; size_of::<types::tally>()];
+        let input = ProgramInput {
+            context_in: Some(&mut context),
+            ..ProgramInput::default()
+        };
+        let output = self.skel.progs.sockredir_tally.test_run(input);
+        let status = output
+            .context("failed to look at the ends in the socket map")?
+            .return_value;
+        ensure!(
+            status == 0,
+            "failed to look at the ends in the socket map: {status}"
+        );
+        let tally: types::tally = record(&context).unwrap_or_default();
+        let mut netns = HashSet::new();
+        for number in homes.keys() {
+            netns.extend(number.try_into().map(u32::from_ne_bytes));
         }
-        Ok(ends)
+        let [observed, admitted, draining, tcp_only] = tally.flows.map(u64::from);
+        Ok(Ends {
+            mapped: tally.ends as usize,
+            queues: Queues {
+                bytes: tally.unread_bytes,
+                ends: tally.unread_ends.into(),
+            },
+            netns,
+            flows: FlowsByState {
+                observed,
+                admitted,
+                draining,
+                tcp_only,
+            },
+        })
     }
 
     /// The flows that have a record.
@@ -72,15 +80,7 @@ impl Datapath<'_> {
             flows: fill(self.flows(), &maps.sockredir_flow),
             services: fill(maps.sockredir_svc.keys().count(), &maps.sockredir_svc),
             listeners: fill(maps.sockredir_listen.keys().count(), &maps.sockredir_listen),
-        }
-    }
-}
-
-impl Ends {
-    pub fn queues(&self) -> Queues {
-        Queues {
-            bytes: self.unread.values().map(|bytes| u64::from(*bytes)).sum(),
-            ends: self.unread.len() as u64,
+            programs: fill(maps.sockredir_prog.keys().count(), &maps.sockredir_prog),
         }
     }
 }

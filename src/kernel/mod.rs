@@ -4,8 +4,11 @@ mod adopt;
 mod connection;
 mod decisions;
 mod ends;
+mod events;
 mod namespaces;
+mod programs;
 mod requirements;
+mod reset;
 mod seen;
 mod selftest;
 mod sys;
@@ -40,9 +43,12 @@ use skeleton::{SockredirSkel, SockredirSkelBuilder, types};
 
 pub use adopt::Scan;
 pub use decisions::Decision;
-pub use ends::{EndKey, Ends};
+pub use ends::Ends;
+pub use events::{Event, Events};
 pub use namespaces::{ENTERING, Namespaces};
-pub use requirements::{check as check_requirements, check_scans, tells_waiters};
+pub use programs::Images;
+pub use requirements::{SpliceWatch, check as check_requirements, check_scans, tells_waiters};
+pub use reset::{can_reset, send_resets};
 pub use selftest::{SafetyCheck, SelfTest};
 pub use sys::{libbpf_version, release, try_lock, unlock};
 pub use tunables::Tunable;
@@ -73,6 +79,15 @@ pub struct Coverage {
     pub exclude_ports: PortSet,
     /// Names of processes, of at most 15 bytes.
     pub exclude_programs: Vec<String>,
+    pub trusted: Trusted,
+}
+
+/// The programs that need not show that they read by recv only.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Trusted {
+    All,
+    /// Names as above.
+    Named(Vec<String>),
 }
 
 impl Coverage {
@@ -81,6 +96,16 @@ impl Coverage {
             ports: PortSet::all(),
             exclude_ports: PortSet::none(),
             exclude_programs: Vec::new(),
+            trusted: Trusted::All,
+        }
+    }
+}
+
+impl Trusted {
+    fn has(&self, name: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Named(names) => names.iter().any(|each| each == name),
         }
     }
 }
@@ -88,18 +113,13 @@ impl Coverage {
 /// Where the loaded object lives.
 pub type Storage = MaybeUninit<OpenObject>;
 
-/// Traces the host's calls of `splice` until it is dropped.
-pub struct SpliceTrace {
-    _link: Link,
-}
-
-/// The name of a process as the kernel has it, zeros at its end (`struct program`).
-type ProgramName = [u8; size_of::<types::program>()];
-
 /// The loaded datapath. Dropping it detaches it from the cgroup first, so that no socket enters a map without programs.
 pub struct Datapath<'a> {
     /// The attachments to the cgroups, in the order of their removal.
     cgroup: Vec<Link>,
+    /// What sees the programs that splice.
+    _splices: Vec<Link>,
+    splice_watch: SpliceWatch,
     skel: SockredirSkel<'a>,
     counter_names: Vec<String>,
     /// What the self-test has counted.
@@ -149,7 +169,20 @@ impl<'a> Datapath<'a> {
         rodata.same_user = options.same_user;
         rodata.same_cgroup = options.same_cgroup;
         rodata.log_decisions = options.log_decisions;
-        rodata.splice_call = libc::SYS_splice as u32;
+        // Those of 32-bit programs have no constants.
+        let [splice, getsockopt] = if cfg!(target_arch = "x86_64") {
+            [313, 365]
+        } else {
+            [340, 295]
+        };
+        rodata.calls_around_recv = [
+            libc::SYS_splice as u32,
+            libc::SYS_getsockopt as u32,
+            splice,
+            getsockopt,
+        ];
+        let splice_watch = SpliceWatch::choose()?;
+        rodata.splices_seen = splice_watch != SpliceWatch::Nothing;
         tunables::set(&mut open, &options.tunables)?;
         open.maps
             .sockredir_map
@@ -157,9 +190,16 @@ impl<'a> Datapath<'a> {
             .and_then(|()| open.maps.sockredir_flow.set_max_entries(options.max_flows))
             .and_then(|()| open.maps.sockredir_cand.set_max_entries(options.max_flows * 2))
             .context("failed to set the size of the datapath's maps")?;
-        open.progs
+        let programs = &mut open.progs;
+        programs
             .sockredir_splice
-            .set_autoload(requirements::has_system_call_trace()?);
+            .set_autoload(splice_watch == SpliceWatch::Function);
+        programs
+            .sockredir_mmap
+            .set_autoload(splice_watch == SpliceWatch::Function);
+        programs
+            .sockredir_read
+            .set_autoload(splice_watch == SpliceWatch::Reads);
         let skel = open
             .load()
             .context("failed to load the datapath into the kernel")?;
@@ -173,13 +213,31 @@ impl<'a> Datapath<'a> {
                 )
             })?;
         }
+        let progs = &skel.progs;
+        let splices = [
+            &progs.sockredir_splice,
+            &progs.sockredir_mmap,
+            &progs.sockredir_read,
+        ]
+        .into_iter()
+        .filter(|program| program.autoload())
+        .map(|program| program.attach_trace())
+        .collect::<libbpf_rs::Result<_>>()
+        .context("failed to attach what sees programs that splice")?;
         let counter_names = counter_names(&skel)?;
         Ok(Self {
             cgroup: Vec::new(),
+            _splices: splices,
+            splice_watch,
             skel,
             counter_names,
             tested: None,
         })
+    }
+
+    /// How programs that splice are seen.
+    pub fn splice_watch(&self) -> SpliceWatch {
+        self.splice_watch
     }
 
     /// From now on connections of the cgroups' programs are accelerated.
@@ -198,33 +256,6 @@ impl<'a> Datapath<'a> {
             .context("failed to attach the iterator over listening sockets")?;
         read_all(&link).context("failed to look for the programs that listen")?;
         Ok(())
-    }
-
-    /// Programs that splice from mapped sockets while this is held are kept off from then on; none on a kernel that does not
-    /// trace system calls.
-    pub fn trace_splices(&self) -> Result<Option<SpliceTrace>> {
-        let program = &self.skel.progs.sockredir_splice;
-        if !program.autoload() {
-            return Ok(None);
-        }
-        let link = program.attach_trace().context("failed to trace splice")?;
-        Ok(Some(SpliceTrace { _link: link }))
-    }
-
-    /// The programs that have been seen to splice.
-    pub fn spliced(&self) -> Result<Vec<String>> {
-        let map = &self.skel.maps.sockredir_prog;
-        let mut names = Vec::new();
-        for key in map.keys() {
-            let value = map
-                .lookup(&key, MapFlags::ANY)
-                .context("failed to read the programs")?;
-            if value.is_some_and(|value| value != 0u32.to_ne_bytes()) {
-                let name = key.split(|byte| *byte == 0).next().unwrap_or_default();
-                names.push(String::from_utf8_lossy(name).into_owned());
-            }
-        }
-        Ok(names)
     }
 
     /// The guard of socket options comes first, so that no connection is without it.
@@ -262,17 +293,7 @@ impl<'a> Datapath<'a> {
             .context("the datapath's object has no variables")?;
         bss.ports_included = *coverage.ports.words();
         bss.ports_excluded = *coverage.exclude_ports.words();
-        for name in &coverage.exclude_programs {
-            let mut key = ProgramName::default();
-            let bytes = &name.as_bytes()[..name.len().min(key.len() - 1)];
-            key[..bytes.len()].copy_from_slice(bytes);
-            self.skel
-                .maps
-                .sockredir_prog
-                .update(&key, &0u32.to_ne_bytes(), MapFlags::ANY)
-                .with_context(|| format!("failed to exclude the program {name}"))?;
-        }
-        Ok(())
+        self.listen_to(coverage)
     }
 
     fn detach(&mut self) {

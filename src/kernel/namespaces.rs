@@ -17,7 +17,7 @@ use super::{clock, read_all};
 /// What entering a namespace takes, in words.
 pub const ENTERING: &str = "CAP_SYS_ADMIN and CAP_SYS_PTRACE";
 
-/// The network namespaces in which there are processes, by their numbers, as far as this process may know.
+/// The network namespaces in which there are processes, or that are mounted, by their numbers, as far as this process may know.
 #[derive(Debug)]
 pub struct Namespaces {
     own: Option<u32>,
@@ -37,7 +37,7 @@ pub(super) struct Visit {
 
 impl Namespaces {
     pub fn look() -> Self {
-        let own = number_of("self").ok();
+        let own = Self::own_number();
         let mut others = BTreeMap::new();
         let mut is_hidden = number_of("1").is_err();
         for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -54,11 +54,23 @@ impl Namespaces {
                 _ => {}
             }
         }
+        // Those that `ip netns` and container runtimes keep may have no process.
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        for (number, namespace) in mounts.lines().filter_map(mounted) {
+            if Some(number) != own {
+                others.entry(number).or_insert(namespace);
+            }
+        }
         Self {
             own,
             others,
             is_hidden,
         }
+    }
+
+    /// The number of that of this process.
+    pub(super) fn own_number() -> Option<u32> {
+        number_of("self").ok()
     }
 
     /// There are no others than that of this process.
@@ -85,14 +97,34 @@ impl Namespaces {
         })
     }
 
+    /// This thread is in one of them from now on, or cannot be.
+    fn enter(&self, number: u32) -> bool {
+        let namespace = self.others.get(&number);
+        namespace.is_some_and(|namespace| setns(namespace, CloneFlags::CLONE_NEWNET).is_ok())
+    }
+
+    /// Does something in one of them, or in that of this process; none if it cannot be entered.
+    pub(super) fn inside<T: Send>(&self, number: u32, work: impl FnOnce() -> T + Send) -> Option<T> {
+        if Some(number) == self.own {
+            return Some(work());
+        }
+        if !self.others.contains_key(&number) {
+            return None;
+        }
+        // The thread ends there, so that nothing else is ever done there.
+        thread::scope(|scope| {
+            let visitor = thread::Builder::new().spawn_scoped(scope, || self.enter(number).then(work));
+            visitor.ok()?.join().ok()?
+        })
+    }
+
     fn visit_here(&self, link: &Link, numbers: BTreeSet<u32>) -> Result<Visit> {
         let mut shut = Vec::new();
         for number in numbers {
-            match self.others.get(&number) {
-                Some(namespace) if setns(namespace, CloneFlags::CLONE_NEWNET).is_ok() => {
-                    read_all(link)?;
-                }
-                _ => shut.push(number),
+            if self.enter(number) {
+                read_all(link)?;
+            } else {
+                shut.push(number);
             }
         }
         let took = clock(ClockId::CLOCK_THREAD_CPUTIME_ID);
@@ -112,6 +144,20 @@ fn open(process: &str) -> Option<(u32, File)> {
     Some((number(&metadata), namespace))
 }
 
+/// The network namespace that is mounted somewhere, by a line of /proc/PID/mountinfo.
+fn mounted(line: &str) -> Option<(u32, File)> {
+    let place = place_of(line)?;
+    let namespace = File::open(place).ok()?;
+    let metadata = namespace.metadata().ok()?;
+    Some((number(&metadata), namespace))
+}
+
+fn place_of(line: &str) -> Option<&str> {
+    let mut words = line.split(' ').skip(3);
+    words.next()?.strip_prefix("net:[")?;
+    words.next()
+}
+
 /// The kernel has 32 bits for it.
 fn number(namespace: &Metadata) -> u32 {
     namespace.ino() as u32
@@ -120,6 +166,13 @@ fn number(namespace: &Metadata) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mounted_namespace_is_found_where_it_is_mounted() {
+        let line = |root| format!("67 45 0:4 {root} /run/netns/a rw - nsfs nsfs rw");
+        assert_eq!(place_of(&line("net:[4026532246]")), Some("/run/netns/a"));
+        assert_eq!(place_of(&line("mnt:[4026532246]")), None);
+    }
 
     #[test]
     fn the_own_namespace_is_not_among_the_others() {

@@ -6,7 +6,7 @@ use std::io::{BufRead as _, BufReader};
 use libbpf_rs::btf::Btf;
 use libbpf_rs::btf::types::{Func, Struct, Typedef};
 
-use super::sys::release;
+use super::sys::{self, release};
 use crate::checks::Finding;
 
 /// A structure's member, or a function for BPF programs, and what its absence means.
@@ -100,10 +100,51 @@ fn are_scans_mended(release: &str) -> bool {
     series.map_or((major, minor) > (7, 1), |mended| patch >= mended.2)
 }
 
-/// Whether the kernel can trace system calls, which it needs not.
-pub fn has_system_call_trace() -> Result<bool, Finding> {
-    let btf = vmlinux()?;
-    Ok(btf.type_by_name::<Typedef<'_>>("btf_trace_sys_enter").is_some())
+/// How the datapath learns of programs that splice.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum SpliceWatch {
+    /// A splice from an accelerated connection works: there is nothing to learn.
+    Works,
+    /// By the function that splices, which costs others nothing.
+    Function,
+    /// By what every read from TCP's own queue passes.
+    Reads,
+    /// Not at all.
+    Nothing,
+}
+
+impl SpliceWatch {
+    /// The cheapest way that this kernel has.
+    pub(super) fn choose() -> Result<Self, Finding> {
+        if [c"tcp_splice_read", c"tcp_mmap"]
+            .into_iter()
+            .all(sys::traces_function)
+        {
+            return Ok(Self::Function);
+        }
+        let btf = vmlinux()?;
+        let tracepoint = btf.type_by_name::<Typedef<'_>>("btf_trace_tcp_rcv_space_adjust");
+        Ok(tracepoint.map_or(Self::Nothing, |_| Self::Reads))
+    }
+
+    /// What it means, or what it means that there is none.
+    pub fn meaning(self) -> Result<&'static str, Finding> {
+        match self {
+            Self::Works => Ok("a splice from an accelerated connection works"),
+            Self::Function => {
+                Ok("programs that splice from sockets are seen by the function that does it, and kept off")
+            }
+            Self::Reads => {
+                Ok("programs that splice from sockets are seen by a tracepoint of all reads, and kept off")
+            }
+            Self::Nothing => Err(Finding::new(
+                "nothing shows on this kernel which programs splice, so only those are accelerated whose files call no splice, \
+                 and those that are trusted",
+                "name others that read by recv only with `--trust-programs`, or use a kernel that traces functions or has the \
+                 tracepoint tcp_rcv_space_adjust",
+            )),
+        }
+    }
 }
 
 /// Whether this process is told the address of the function that wakes threads in recv, by which the datapath knows them.

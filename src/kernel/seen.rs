@@ -108,7 +108,7 @@ pub(super) fn addresses(endpoints: &types::endpoints) -> (SocketAddr, SocketAddr
 }
 
 /// A name that ends at a zero. The skeleton has C's characters as i8, on every processor.
-fn text(name: &[i8]) -> String {
+pub(super) fn text(name: &[i8]) -> String {
     let bytes: Vec<u8> = name
         .iter()
         .map(|byte| *byte as u8)

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use super::adopt::empty;
 use super::connection::{Connection, End, PATIENCE, Received, TestCgroup, until};
-use super::{Coverage, Datapath, sys};
+use super::{Coverage, Datapath, SpliceWatch, sys};
 use crate::checks::Finding;
 use crate::counters::Counters;
 
@@ -100,6 +101,8 @@ const ROUNDS: usize = 12;
 const MIXED: usize = 8;
 /// A one-way run of so many takes a flow out of the socket map.
 const ONE_WAY: usize = 72;
+/// Sockets: the listener, one for each check, and one to splice from.
+const CONNECTIONS: usize = 2 + SafetyCheck::OF_CONNECTIONS.len();
 /// More messages than one receive queue may hold.
 const MANY: usize = 600;
 /// Of the messages in one receive queue.
@@ -158,10 +161,27 @@ impl<'test, 'a> SelfTest<'test, 'a> {
     }
 
     /// Leaves nothing attached, and nothing counted. Returns how long it took.
-    pub fn end(self) -> Duration {
+    pub fn end(mut self) -> Duration {
+        // It must be seen to work.
+        if self.try_splice().unwrap_or(false) {
+            self.datapath.splice_watch = SpliceWatch::Works;
+        }
         self.datapath.detach();
+        // It was this program that has spliced. What cannot be forgotten keeps it off only.
+        let _ = empty(&self.datapath.skel.maps.sockredir_prog);
         self.datapath.tested = self.datapath.counters().ok();
         self.begin.elapsed()
+    }
+
+    /// Whether a splice gets what was redirected. Those that do not have not done so yet on any kernel.
+    fn try_splice(&mut self) -> Result<bool> {
+        let mut connection = self.place.connect()?;
+        connection.converse(ROUNDS, SMALL)?;
+        let start = self.datapath.counters()?;
+        let Connection { client, server } = &mut connection;
+        client.send(SMALL)?;
+        self.ensure_redirected(&start)?;
+        Ok(sys::splice_all(&server.stream)? == SMALL)
     }
 
     fn try_check(&mut self, check: SafetyCheck) -> Result<()> {
@@ -289,7 +309,7 @@ fn set_up(datapath: &mut Datapath<'_>, parent: &Path) -> Result<Place, Finding> 
 /// Below the cgroup that `run` is to have; where none can be made, or no process be started there, in that of this process.
 fn sockets_in_a_cgroup(parent: &Path) -> io::Result<(TestCgroup, Vec<OwnedFd>)> {
     let sockets_of = |cgroup: TestCgroup| {
-        let sockets = cgroup.sockets(1 + SafetyCheck::OF_CONNECTIONS.len())?;
+        let sockets = cgroup.sockets(CONNECTIONS)?;
         Ok((cgroup, sockets))
     };
     TestCgroup::below(parent)

@@ -71,6 +71,52 @@ pub fn effective_programs(cgroup: RawFd) -> io::Result<Vec<u32>> {
     Ok(ids)
 }
 
+/// Whether the kernel lets a program be attached to the begin of one of its functions.
+pub fn traces_function(name: &CStr) -> bool {
+    // r0 = 0; exit
+    let program = [
+        libbpf_sys::bpf_insn {
+            code: 0xb7,
+            ..Default::default()
+        },
+        libbpf_sys::bpf_insn {
+            code: 0x95,
+            ..Default::default()
+        },
+    ];
+    // SAFETY: the name is a C string.
+    let function =
+        unsafe { libbpf_sys::libbpf_find_vmlinux_btf_id(name.as_ptr(), libbpf_sys::BPF_TRACE_FENTRY) };
+    let Ok(function) = u32::try_from(function) else {
+        return false;
+    };
+    let mut options = libbpf_sys::bpf_prog_load_opts {
+        sz: size_of::<libbpf_sys::bpf_prog_load_opts>() as libbpf_sys::size_t,
+        expected_attach_type: libbpf_sys::BPF_TRACE_FENTRY,
+        attach_btf_id: function,
+        ..Default::default()
+    };
+    // SAFETY: all that is pointed to outlives the call; the new descriptors are nobody else's.
+    unsafe {
+        let loaded = libbpf_sys::bpf_prog_load(
+            libbpf_sys::BPF_PROG_TYPE_TRACING,
+            c"sockredir_try".as_ptr(),
+            c"GPL".as_ptr(),
+            program.as_ptr(),
+            program.len() as libbpf_sys::size_t,
+            &raw mut options,
+        );
+        let Ok(loaded) = check(loaded) else {
+            return false;
+        };
+        let loaded = OwnedFd::from_raw_fd(loaded);
+        let attached = libbpf_sys::bpf_raw_tracepoint_open(std::ptr::null(), loaded.as_raw_fd());
+        check(attached)
+            .map(|attached| drop(OwnedFd::from_raw_fd(attached)))
+            .is_ok()
+    }
+}
+
 /// Non-blocking TCP sockets that belong to the cgroup of this process.
 pub fn sockets(count: usize) -> io::Result<Vec<OwnedFd>> {
     let socket = |_| {
@@ -154,6 +200,21 @@ pub fn fix_buffers(socket: &OwnedFd, size: c_int) -> io::Result<()> {
     Ok(())
 }
 
+/// Lets what a socket sends leave by an interface, named by its number.
+pub fn bind_to_interface(socket: &OwnedFd, interface: u32) -> io::Result<()> {
+    // SAFETY: the kernel reads one int, which outlives the call.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_BINDTOIFINDEX,
+            (&raw const interface).cast(),
+            size_of_val(&interface) as libc::socklen_t,
+        )
+    })
+    .map(drop)
+}
+
 fn with_address<T>(
     address: SocketAddrV4,
     call: impl FnOnce(*const libc::sockaddr, libc::socklen_t) -> T,
@@ -220,6 +281,26 @@ impl Edges {
         // SAFETY: the kernel writes at most one event, which outlives the call.
         let events = unsafe { libc::epoll_wait(self.0.as_raw_fd(), &raw mut event, 1, timeout) };
         Ok(check(events)? > 0)
+    }
+}
+
+/// Splices what there is to a pipe: how much it was.
+pub fn splice_all(stream: &TcpStream) -> io::Result<usize> {
+    let (_reader, writer) = nix::unistd::pipe()?;
+    // SAFETY: no pointers that are not null.
+    let spliced = unsafe {
+        libc::splice(
+            stream.as_raw_fd(),
+            std::ptr::null_mut(),
+            writer.as_raw_fd(),
+            std::ptr::null_mut(),
+            1 << 16,
+            libc::SPLICE_F_NONBLOCK,
+        )
+    };
+    match usize::try_from(spliced) {
+        Ok(spliced) => Ok(spliced),
+        Err(_) => Err(io::Error::last_os_error()),
     }
 }
 

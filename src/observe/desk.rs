@@ -149,7 +149,7 @@ impl Desk {
             },
             flows: ends.flows,
             maps: datapath.maps(&ends),
-            queues: ends.queues(),
+            queues: ends.queues,
             adoption: self.schedule.adoption(),
             counters,
             since_last,

@@ -74,6 +74,7 @@ fn kind_of(reason: &str) -> &'static str {
         "ends_left" => "left",
         "drain_done" => "drained",
         "adopted" => "adopted",
+        "resets_unread" | "resets_stranded" => "reset",
         _ if reason.starts_with("admitted_") => "admitted",
         _ if reason.starts_with("refused_") => "refused",
         _ if reason.starts_with("drain_") => "draining",

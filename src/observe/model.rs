@@ -71,6 +71,7 @@ pub struct Maps {
     pub flows: Fill,
     pub services: Fill,
     pub listeners: Fill,
+    pub programs: Fill,
 }
 
 /// Entries of a map, and the most that it takes.
@@ -249,17 +250,6 @@ impl Instance {
             text += &format!(", not {}", self.exclude_programs.join(", "));
         }
         text
-    }
-}
-
-impl FlowsByState {
-    pub fn of(&mut self, state: FlowState) -> &mut u64 {
-        match state {
-            FlowState::Observed => &mut self.observed,
-            FlowState::Admitted => &mut self.admitted,
-            FlowState::Draining => &mut self.draining,
-            FlowState::TcpOnly => &mut self.tcp_only,
-        }
     }
 }
 

@@ -49,17 +49,15 @@ pub static REASONS: &[Reason] = &[
     },
     Reason {
         name: "refused_unknown_server",
-        cause: "the listening socket blocks, and no connection that it accepted has sent anything yet, which would show \
-                whether those block too",
-        remedy: "nothing to do: the first accepted connection that sends shows it, and the next ones are treated \
-                 accordingly; a non-blocking listening socket spares that first one",
+        cause: "no connection that the program accepted has sent anything yet, which would show whether they block",
+        remedy: "nothing to do: the first accepted connection that sends shows it, and the next ones are treated accordingly",
     },
     Reason {
         name: "refused_turns_blocking",
-        cause: "an earlier connection of this cgroup's programs to this service was made blocking after it was \
-                established, and in a socket map a blocking `recv` can return EAGAIN",
-        remedy: "keep these sockets non-blocking for as long as they live and restart sockredir, which forgets it then, \
-                 or accept the differences of `--admit any`",
+        cause: "an earlier connection of this program was made blocking after it was established, and in a socket map a blocking \
+                `recv` can return EAGAIN",
+        remedy: "keep its sockets non-blocking for as long as they live, which it is believed when its file changes, or accept \
+                 the differences of `--admit any`",
     },
     Reason {
         name: "refused_ulp",
@@ -82,10 +80,8 @@ pub static REASONS: &[Reason] = &[
     },
     Reason {
         name: "refused_program",
-        cause: "a program at one of the ends is in `--exclude-programs`, or was seen to splice, and `splice` does not \
-                see redirected data",
-        remedy: "take it out of `--exclude-programs` if it does not splice; one that was seen to splice is kept off \
-                 until sockredir is restarted, and rightly so",
+        cause: "a program at one of the ends is in `--exclude-programs`",
+        remedy: "take it out of `--exclude-programs` if it neither splices nor hands its sockets to the kernel",
     },
     Reason {
         name: "refused_io_uring",
@@ -146,8 +142,8 @@ pub static REASONS: &[Reason] = &[
     },
     Reason {
         name: "tcp_only_program",
-        cause: "the accepting program is in `--exclude-programs`, was seen to splice, or has an io_uring",
-        remedy: "as for `refused_program` and `refused_io_uring`, one of which is counted with it",
+        cause: "the accepting program is in `--exclude-programs`, splices, or has an io_uring",
+        remedy: "as for `refused_program`, `refused_splices` and `refused_io_uring`, one of which is counted with it",
     },
     Reason {
         name: "tcp_only_no_mate",
@@ -410,6 +406,58 @@ pub static REASONS: &[Reason] = &[
         cause: "the connection was established before it could be followed, and its other end may not be, or cannot be \
                 found: addresses that are translated do not tell, and neither do sockets that were restored",
         remedy: "let `--cgroup` cover both programs, and see the reason of the other end; connect again",
+    },
+    Reason {
+        name: "resets_unread",
+        cause: "the receiver had shut down its sending side and has then closed without reading all that had arrived, so its \
+                sender was told by a reset, as on TCP",
+        remedy: "nothing to do: a server that refuses an upload does so",
+    },
+    Reason {
+        name: "refused_unknown_program",
+        cause: "the program is not known yet to read with `recv` only and, by default, not to block, so it is watched on plain \
+                TCP first: `splice` does not see redirected data",
+        remedy: "nothing to do: its next connections are accelerated when it was seen to read 512 times, or 128 KiB from one \
+                 connection; for a program whose files call no `splice` when it has sent one. `--trust-programs` spares that",
+    },
+    Reason {
+        name: "refused_splices",
+        cause: "the program was seen to read from a TCP socket with `splice`, or without copies, which does not see redirected \
+                data",
+        remedy: "nothing to do: it works on TCP; it is looked at anew when its file changes",
+    },
+    Reason {
+        name: "tcp_only_unknown_program",
+        cause: "the accepting program is not known yet to read with `recv` only, so it is watched on plain TCP first",
+        remedy: "as for `refused_unknown_program`, which is counted with it",
+    },
+    Reason {
+        name: "tcp_only_splices",
+        cause: "before the connection was decided a program that was known to use `recv` has spliced from it",
+        remedy: "nothing to do: its later connections stay on TCP",
+    },
+    Reason {
+        name: "drain_splices",
+        cause: "a program that was known to use `recv` has spliced from the connection while it was accelerated",
+        remedy: "nothing to do: its later connections stay on TCP",
+    },
+    Reason {
+        name: "resets_stranded",
+        cause: "a program that was known to use `recv` has spliced from an accelerated connection whose data was where no \
+                `splice` sees it, so the connection was reset rather than left to hang",
+        remedy: "nothing to do: its later connections stay on TCP; keep a program whose nature changes so late off with \
+                 `--exclude-programs`",
+    },
+    Reason {
+        name: "programs_known",
+        cause: "a program became known to read with `recv` only",
+        remedy: "nothing to do: its later connections are accelerated",
+    },
+    Reason {
+        name: "events_dropped",
+        cause: "there were too many at once of connections to reset and of new programs: such a connection may hang for a minute \
+                or two, and such a program stays unknown for longer",
+        remedy: "report it: there is room for 1,600 in 20 ms",
     },
     Reason {
         name: NOT_FOLLOWED,

@@ -67,11 +67,12 @@ fn text(status: &Status) -> String {
         row(
             "maps",
             format!(
-                "{} flows, {} ends, {} services, {} listeners",
+                "{} flows, {} ends, {} services, {} listeners, {} programs",
                 fill(status.maps.flows),
                 fill(status.maps.ends),
                 fill(status.maps.services),
-                fill(status.maps.listeners)
+                fill(status.maps.listeners),
+                fill(status.maps.programs)
             ),
         ),
         row("adopts", adoption(&status.adoption, &status.counters)),

@@ -16,7 +16,7 @@ struct Family {
     labels: &'static [&'static str],
 }
 
-const FAMILIES: [Family; 15] = [
+const FAMILIES: [Family; 18] = [
     Family {
         name: "sockredir_ends_inserted_total",
         help: "Ends of connections that were put into the socket map.",
@@ -107,6 +107,24 @@ const FAMILIES: [Family; 15] = [
         prefix: "adopt_",
         labels: &["reason"],
     },
+    Family {
+        name: "sockredir_resets_total",
+        help: "Connections that sockredir has reset, by reason.",
+        prefix: "resets_",
+        labels: &["reason"],
+    },
+    Family {
+        name: "sockredir_programs_known_total",
+        help: "Programs that became known to read with recv only.",
+        prefix: "programs_known",
+        labels: &[],
+    },
+    Family {
+        name: "sockredir_events_dropped_total",
+        help: "Connections to reset and programs to look at that were left out, because there were too many at once.",
+        prefix: "events_dropped",
+        labels: &[],
+    },
 ];
 
 /// The text of a scrape. Every counter has a sample, those at 0 as well.
@@ -161,6 +179,7 @@ fn add_maps(registry: &Registry, maps: &Maps) -> Result<()> {
         ("ends", maps.ends),
         ("flows", maps.flows),
         ("listeners", maps.listeners),
+        ("programs", maps.programs),
         ("services", maps.services),
     ];
     let used = Opts::new("sockredir_map_entries", "Entries in the maps of the datapath.");
@@ -287,6 +306,7 @@ pub fn sample() -> Status {
             flows: fill(202),
             services: fill(203),
             listeners: fill(204),
+            programs: fill(205),
         },
         queues: Queues {
             bytes: 301,
@@ -390,6 +410,7 @@ mod tests {
             ("sockredir_flows{state=\"tcp-only\"}", 104.0),
             ("sockredir_map_entries{map=\"ends\"}", 201.0),
             ("sockredir_map_max_entries{map=\"listeners\"}", 1204.0),
+            ("sockredir_map_entries{map=\"programs\"}", 205.0),
             ("sockredir_queue_bytes", 301.0),
             ("sockredir_queue_ends", 302.0),
             ("sockredir_adopt_scans", 401.0),

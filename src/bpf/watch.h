@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Law 11: what the sockets of a program show of it. An end whose program is not known yet is watched out of the map, where nothing
+ * that it does can go wrong; and every splice is seen, whoever does it.
+ */
+#ifndef WATCH_H
+#define WATCH_H
+
+#include "listen.h"
+
+/* A client that has connected without blocking, and blocks before it has sent or received anything, would leave the map with this
+ * send: no recv of it can have slept there. hiredis and others do so beside connections that never block.
+ */
+static __always_inline bool turns_harmlessly(struct end *end, struct sock *sock, bool nonblocking)
+{
+	struct tcp_sock *tcp = kernel_object(sock, struct tcp_sock);
+
+	return !nonblocking && !end->accepted && !end->shown && tcp->rcv_nxt == end->own.ack;
+}
+
+/* What the socket of a client is, which has sent. Where others of its program have blocked, each service shows it for itself. */
+static __noinline void connected_learn(struct end *end, struct sock *sock, struct program *program,
+				       bool nonblocking)
+{
+	struct service_key service = {};
+	__u32 clean = 0;
+
+	if (nonblocking && program->connects != NATURE_BLOCKING) {
+		program->connects = NATURE_NONBLOCKING;
+		return;
+	}
+	service_of(sock, &service);
+	if (nonblocking)
+		bpf_map_update_elem(&sockredir_turn, &service, &clean, BPF_NOEXIST);
+	else
+		service_turns(&service, &end->program, COUNTER_REFUSED_TURNS_BLOCKING);
+}
+
+/* The program of an end that sends. The running thread is the sender if it owns the socket's lock. It may be another one than
+ * has connected, or listens, and have an io_uring where that has none.
+ */
+static __always_inline void show(struct end *end, struct sock *sock)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct file *file = file_of(sock);
+	struct program *program;
+	bool nonblocking, is_new;
+
+	/* Between accept and fcntl every socket is blocking, but then nothing is sent. */
+	if (!file)
+		return;
+	nonblocking = is_nonblocking(file);
+	if (turns_harmlessly(end, sock, nonblocking))
+		end->left = COUNTER_REFUSED_BLOCKING;
+	/* Also when its files have been looked at meanwhile. */
+	is_new = !end->shown || (end->program.arguments && is_without_splice(&end->program));
+	if (is_new)
+		program_enter(task, &end->program);
+	program = bpf_map_lookup_elem(&sockredir_prog, &end->program);
+	if (program && end->accepted)
+		accepted_learn(program, nonblocking, is_new);
+	else if (program && end->left != COUNTER_REFUSED_BLOCKING)
+		connected_learn(end, sock, program, nonblocking);
+	if (end->accepted && is_new)
+		listener_learn(sock, &end->program, has_io_uring(task) ? COUNTER_REFUSED_IO_URING : 0,
+			       nonblocking);
+	end->shown = 1;
+}
+
+/* What a program reads without a splice it reads by recv. */
+static __always_inline void note_read(struct end *end, struct tcp_sock *tcp, struct program *program)
+{
+	__u32 read = tcp->copied_seq - end->read_seq;
+
+	if (!read || (__s32)read < 0)
+		return;
+	end->read_seq += read;
+	end->read_bytes += read;
+	program->reads++;
+	if (splices_seen && !program->receives && !program->splices &&
+	    (program->reads >= known_reads || end->read_bytes >= known_bytes)) {
+		program->receives = 1;
+		count(COUNTER_PROGRAMS_KNOWN);
+	}
+}
+
+/* One look at an end out of the map. True if there is nothing more to see. */
+static __always_inline bool watch(struct bpf_sock_ops *ctx, struct end *end, struct tcp_sock *tcp)
+{
+	struct sock *sock = sock_of(tcp);
+	struct program *program;
+
+	if (!file_of(sock))
+		return false;
+	if (ctx->skb_len && sock->sk_lock.owned)
+		show(end, sock);
+	program = bpf_map_lookup_elem(&sockredir_prog, &end->program);
+	if (!program || end->left == COUNTER_REFUSED_BLOCKING)
+		return end->shown;
+	note_read(end, tcp, program);
+	if (program->splices)
+		return true;
+	/* Its files have been looked at, and what it is has to be noted without its arguments. */
+	if (end->program.arguments && is_without_splice(&end->program))
+		return false;
+	/* What is accepted has told its listener already. */
+	return end->shown && reader_refusal(&end->program) == COUNTERS;
+}
+
+/* Who has accepted the socket may be another program than has it now: what either accepts there stays out of the map. */
+static __always_inline void accepted_splice(struct sock *sock)
+{
+	struct listener *listener = listener_of(sock);
+	struct program *program;
+
+	if (!listener)
+		return;
+	listener->exclusion = COUNTER_REFUSED_SPLICES;
+	program = bpf_map_lookup_elem(&sockredir_prog, &listener->program);
+	if (program)
+		program->splices = 1;
+}
+
+/* A program reads from a TCP socket around recv, in its own call. What was redirected, or moved out of TCP's queue, it does not
+ * see, and never will; so its sockets stay out of the map from now on. One that is in the map goes back to TCP. If something
+ * waits in its queue already, the connection is reset: the program would wait for ever, or take the end of the connection for
+ * the end of the data.
+ */
+static __always_inline void notice_splice(struct sock *sock)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct end *end = bpf_sk_storage_get(&sockredir_end, sock, NULL, 0);
+	struct program *program = NULL;
+	struct program_key key;
+	struct sk_psock *psock;
+	struct flow *flow;
+
+	if (splice_works)
+		return;
+	if (program_key_of(task, &key, true))
+		program = program_at(&key, task);
+	if (program && !program->splices) {
+		program->splices = 1;
+		if (is_in_cgroup(sock))
+			tell_program(EVENT_SPLICES, &key, task);
+	}
+	accepted_splice(sock);
+	if (!end || !end->mapped)
+		return;
+	flow = flow_of(end);
+	if (flow) {
+		refuse(flow, COUNTER_TCP_ONLY_SPLICES);
+		send_back(flow, COUNTER_DRAIN_SPLICES);
+	}
+	psock = psock_of(sock);
+	if (psock && !is_queue_empty(psock) && !end->stranded) {
+		end->stranded = 1;
+		reset(kernel_object(sock, struct tcp_sock), mate_of(end), COUNTER_RESETS_STRANDED);
+	}
+}
+
+/* Whether the running thread is in a system call that reads from a socket without recv. Every recv from TCP's own queue asks: by
+ * plain loads, as helpers for them would take four times as long.
+ */
+static __always_inline bool is_around_recv(void)
+{
+	void *registers = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	struct pt_regs___arm64 *arm64 = registers;
+	struct pt_regs___x86 *x86 = registers;
+	__u32 call = ~0u;
+
+	if (bpf_core_field_exists(x86->orig_ax))
+		call = x86->orig_ax;
+	else if (bpf_core_field_exists(arm64->syscallno))
+		call = arm64->syscallno;
+	return call == calls_around_recv[0] || call == calls_around_recv[1] || call == calls_around_recv[2] ||
+	       call == calls_around_recv[3];
+}
+
+#endif
