@@ -193,22 +193,17 @@ pub struct Monitor {
     stall: u32,
     live: Mutex<HashMap<u64, Arc<Connection>>>,
     faults: AtomicU64,
-    /// Sends that wait on although the receiver was killed are ended and counted; else they are faults.
-    ends_hung_sends: bool,
-    hung_sends: AtomicU64,
 }
 
 impl Monitor {
     /// Starts the thread that ends the process after a fault, a stall or the deadline.
-    pub fn start(seconds: u64, stall: u64, ends_hung_sends: bool) -> Arc<Self> {
+    pub fn start(seconds: u64, stall: u64) -> Arc<Self> {
         let deadline = Instant::now() + patience(Duration::from_secs(seconds));
         let monitor = Arc::new(Self {
             deadline,
             stall: patience(Duration::from_secs(stall)).div_duration_f64(TICK) as u32,
             live: Mutex::default(),
             faults: AtomicU64::new(0),
-            ends_hung_sends,
-            hung_sends: AtomicU64::new(0),
         });
         let watching = Arc::clone(&monitor);
         thread::spawn(move || watching.watch());
@@ -257,10 +252,6 @@ impl Monitor {
         self.faults.load(Relaxed) > 0
     }
 
-    pub fn hung_sends(&self) -> u64 {
-        self.hung_sends.load(Relaxed)
-    }
-
     fn watch(&self) {
         while !self.failed() {
             thread::sleep(TICK);
@@ -300,14 +291,8 @@ impl Monitor {
                 let Some(reason) = end.tick(connection.end(side.other()), mate_is_dead, self.stall) else {
                     continue;
                 };
-                if mate_is_dead && self.ends_hung_sends && end.stage() == Stage::SendBlocked {
-                    self.hung_sends.fetch_add(1, Relaxed);
-                    // Fails if the connection has ended just now, which is as good.
-                    let _ = sys::shutdown(end.fd.load(Relaxed));
-                } else {
-                    let seconds = (TICK * self.stall).as_secs();
-                    self.fault_at(connection, side, format!("stalled for {seconds} s: {reason}"));
-                }
+                let seconds = (TICK * self.stall).as_secs();
+                self.fault_at(connection, side, format!("stalled for {seconds} s: {reason}"));
             }
         }
     }

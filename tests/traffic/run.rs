@@ -104,7 +104,7 @@ impl Run {
             families: vec![common.family],
             sides: Sides::Both,
         };
-        let monitor = Monitor::start(common.longest(), common.stall, false);
+        let monitor = Monitor::start(common.longest(), common.stall);
         Self::of(parts, common, connections, workload, monitor)
     }
 

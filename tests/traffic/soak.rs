@@ -66,8 +66,6 @@ pub enum Inject {
 pub enum Known {
     /// A blocking recv returns EAGAIN
     Eagain,
-    /// A send waits on although the receiver, which had half-closed, was killed: what that had not read keeps the window shut
-    HungSend,
 }
 
 /// What all parts have in common.
@@ -84,10 +82,9 @@ pub struct Control {
 
 impl Control {
     pub fn new(common: Common, seed: u64, seconds: u64, known: Vec<Known>, inject: Option<Inject>) -> Self {
-        let ends_hung_sends = known.contains(&Known::HungSend);
         Self {
             seed,
-            monitor: Monitor::start(seconds + LAST_ORDERS, common.stall, ends_hung_sends),
+            monitor: Monitor::start(seconds + LAST_ORDERS, common.stall),
             common,
             known,
             inject,
@@ -231,7 +228,6 @@ pub fn main(mut options: Options) -> Result<()> {
     );
     println!("messages={}\nkilled={}", sums.tally.messages, sums.killed);
     println!("blocking_eagain={}", control.again.load(Ordering::Relaxed));
-    println!("hung_sends={}", control.monitor.hung_sends());
     println!("microseconds={}", start.elapsed().as_micros());
     Ok(())
 }

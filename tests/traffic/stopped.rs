@@ -245,7 +245,7 @@ pub fn main(mut options: Options) -> Result<()> {
     let seed = options.common.settle_seed();
     let connections = options.common.connections.unwrap_or(16);
     ensure!(connections > 0, "no connections");
-    let monitor = Monitor::start(options.common.deadline, options.common.stall, false);
+    let monitor = Monitor::start(options.common.deadline, options.common.stall);
     let mut buffer = vec![0; BUFFER];
     let mut pairs = connect(&options.common, seed, connections)?;
     for pair in &mut pairs {

@@ -197,6 +197,13 @@ impl AsRawFd for Listener {
     }
 }
 
+/// From now on the programs that this process starts have the descriptor too.
+pub fn let_inherit(fd: &impl AsRawFd) -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0) })?;
+    Ok(())
+}
+
 /// Ends both directions, also for a thread that waits in a call on the socket.
 pub fn shutdown(fd: RawFd) -> io::Result<()> {
     // SAFETY: no pointers.

@@ -29,6 +29,7 @@ mod pattern;
 mod phases;
 mod plan;
 mod readers;
+mod refuse;
 mod repeat;
 mod run;
 mod serve;
@@ -62,6 +63,8 @@ enum Workload {
     Stopped(stopped::Options),
     /// Event-loop readers that trust edges, short reads and FIONREAD
     Readers(readers::Options),
+    /// Uploads whose readers half-close and end before they have read all
+    Refuse(refuse::Options),
     /// Segments that are sent again together with later ones
     Repeat(repeat::Options),
     /// Threads on one socket, one of which sends late what others believe sent
@@ -96,6 +99,7 @@ fn main() -> ExitCode {
             Workload::Order(options) => order::main(options),
             Workload::Stopped(options) => stopped::main(options),
             Workload::Readers(options) => readers::main(options),
+            Workload::Refuse(options) => refuse::main(options),
             Workload::Repeat(options) => repeat::main(options),
             Workload::Overtake(options) => overtake::main(options),
             Workload::Behind(options) => behind::main(options),
