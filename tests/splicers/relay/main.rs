@@ -1,0 +1,158 @@
+//! A TCP relay of one thread, which moves bytes by recv and send, or by splice(2) in one of the manners of real programs.
+//!
+//! At the end of standard input it prints what it has moved, `ok` the last line.
+
+#[path = "../../traffic/conversation.rs"]
+#[allow(
+    dead_code,
+    reason = "what the system calls are told in its words is not used here"
+)]
+mod conversation;
+mod flow;
+#[path = "../../traffic/pattern.rs"]
+#[allow(dead_code, reason = "only its random numbers are used")]
+mod pattern;
+mod splice;
+#[path = "../../traffic/sys.rs"]
+#[allow(dead_code, reason = "the workloads use more of it")]
+mod sys;
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Parser, ValueEnum};
+
+use crate::flow::Flow;
+use crate::pattern::Random;
+use crate::sys::{Epoll, Listener};
+
+const LISTENER: u64 = u64::MAX;
+/// The late splicer receives so many messages at most.
+const LATEST: u64 = 100;
+const CONNECT_MILLISECONDS: i32 = 10_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Manner {
+    /// recv and send, no splice
+    Recv,
+    /// One splice for each event, level-triggered
+    Level,
+    /// Splices until EAGAIN, edge-triggered
+    Edge,
+    /// As `level`, with a first splice before anything can have arrived
+    Before,
+    /// As `level`, with the first splice when all of the first message has arrived
+    After,
+    /// recv for a while, and then as `level`
+    Late,
+}
+
+#[derive(Parser)]
+#[command(name = "relay", about = "A TCP relay that splices")]
+struct Options {
+    #[arg(value_enum)]
+    manner: Manner,
+    #[arg(long)]
+    listen: SocketAddr,
+    #[arg(long)]
+    target: SocketAddr,
+    /// Reads by recv of each direction of a connection before the late one splices [default: 1 to 100]
+    #[arg(long)]
+    receives: Option<u64>,
+    /// Connections that the late one relays by recv to their ends before
+    #[arg(long, default_value_t = 0)]
+    received_first: u64,
+    /// Decides when the late one splices
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// Connections that one of the two ends, or the kernel, has reset.
+static RESETS: AtomicU64 = AtomicU64::new(0);
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    sys::raise_file_limit()?;
+    let listener = Listener::bind(options.listen, true, false).context("failed to listen")?;
+    thread::spawn(|| {
+        // The end of standard input is the end of the relay; what comes before it does not matter.
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        println!("spliced={}", flow::SPLICED.load(Ordering::Relaxed));
+        println!("received={}", flow::RECEIVED.load(Ordering::Relaxed));
+        println!("resets={}", RESETS.load(Ordering::Relaxed));
+        println!("ok");
+        std::process::exit(0);
+    });
+    let mut epoll = Epoll::new()?;
+    epoll.add(&listener, sys::IN, LISTENER)?;
+    let mut flows = HashMap::new();
+    let mut events = Vec::new();
+    let mut number = 0;
+    loop {
+        events.clear();
+        epoll.wait(-1, &mut events)?;
+        for (token, _) in &events {
+            if *token == LISTENER {
+                let flow = accept(&options, &listener, number)?;
+                for end in [0, 1] {
+                    epoll.add(&flow.ends[end], flow.interest[end], number * 2 + end as u64)?;
+                }
+                flows.insert(number, flow);
+                if options.manner == Manner::Before {
+                    turn(&epoll, &mut flows, number)?;
+                }
+                number += 1;
+            } else {
+                turn(&epoll, &mut flows, token / 2)?;
+            }
+        }
+    }
+}
+
+fn accept(options: &Options, listener: &Listener, number: u64) -> Result<Flow> {
+    let (client, _) = listener.accept(true).context("failed to accept")?;
+    let server = sys::connect(None, options.target, true).context("failed to connect")?;
+    let connected = sys::wait_for(&server, sys::OUT, CONNECT_MILLISECONDS)?;
+    ensure!(connected, "the server does not accept");
+    for end in [&client, &server] {
+        end.set_nodelay(true)?;
+    }
+    let mut random = Random::of(options.seed, number, 0);
+    let receives = [(), ()].map(|()| match options.manner {
+        Manner::Recv => u64::MAX,
+        Manner::Late if number < options.received_first => u64::MAX,
+        Manner::Late => options.receives.unwrap_or_else(|| random.spread(1, LATEST)),
+        _ => 0,
+    });
+    Ok(Flow::new(options.manner, [client, server], receives)?)
+}
+
+/// Lets a connection go on. One that fails is reset at both ends, so that nobody waits for the other one.
+fn turn(epoll: &Epoll, flows: &mut HashMap<u64, Flow>, number: u64) -> Result<()> {
+    // Of two events of one wait, the first may have ended it.
+    let Some(flow) = flows.get_mut(&number) else {
+        return Ok(());
+    };
+    if flow.turn().is_err() {
+        RESETS.fetch_add(1, Ordering::Relaxed);
+        for end in &flow.ends {
+            sys::reset_on_close(end)?;
+        }
+        flows.remove(&number);
+    } else if flow.has_ended() {
+        flows.remove(&number);
+    } else {
+        for end in [0, 1] {
+            let wanted = flow.wanted(end);
+            if wanted != flow.interest[end] {
+                epoll.modify(&flow.ends[end], wanted, number * 2 + end as u64)?;
+                flow.interest[end] = wanted;
+            }
+        }
+    }
+    Ok(())
+}
