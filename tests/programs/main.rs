@@ -5,6 +5,7 @@ mod common;
 
 mod compare;
 mod haproxy;
+mod known;
 mod memcached;
 mod nginx;
 mod node;

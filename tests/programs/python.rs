@@ -49,7 +49,11 @@ fn a_blocking_http_server_stays_on_tcp() {
         web::fetch_together(stage, SERVER, 1 << 20, 100);
         web::load(stage, SERVER, 1 << 10, 10);
     });
-    totals.assert_untouched(&["refused_blocking_server", "tcp_only_blocking"]);
+    totals.assert_untouched(&[
+        "refused_blocking_server",
+        "tcp_only_blocking",
+        "tcp_only_unknown_program",
+    ]);
 }
 
 #[test]

@@ -116,10 +116,15 @@ impl Stage {
         self.accelerate_with(&[]);
     }
 
-    /// As `accelerate`, with options of the tool.
+    /// As `accelerate`, with options of the tool. No program is known to it, as for its users.
     pub fn accelerate_with(&mut self, arguments: &[&str]) {
         assert!(self.tool.is_none(), "the tool runs already");
-        self.tool = self.accelerated.then(|| Tool::start(&self.arena, arguments));
+        let trust: &[&str] = match arguments.contains(&"--trust-programs") {
+            true => &[],
+            false => &["--trust-programs", "none"],
+        };
+        let arguments = [trust, arguments].concat();
+        self.tool = self.accelerated.then(|| Tool::start(&self.arena, &arguments));
     }
 
     /// Stops the tool while the servers go on, and looks whether one of them has gone.
