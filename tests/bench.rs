@@ -223,7 +223,10 @@ fn an_interrupted_benchmark_leaves_nothing_behind() {
 #[test]
 fn another_accelerator_is_measured_under_its_name_and_by_what_loopback_carries() {
     let arena = Arena::new();
-    let tool = format!("{} run --adopt off --cgroup", env!("CARGO_BIN_EXE_sockredir"));
+    let tool = format!(
+        "{} run --adopt off --trust-programs all --known-programs none --cgroup",
+        env!("CARGO_BIN_EXE_sockredir")
+    );
     let report = json(&arena, &["--rounds", "1", "--filter", ROW, "--external", &tool]);
     let columns = &report["rows"][0]["columns"];
     assert_eq!(report["columns"][2], "sockredir");

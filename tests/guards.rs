@@ -4,7 +4,6 @@ mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use common::{Arena, Tool, ToolReport, Traffic, json};
 
@@ -273,20 +272,53 @@ fn programs_are_left_alone_by_name_at_either_end() {
     }
 }
 
-/// splice(2) reads TCP's own queue: on a mapped socket the program waits for ever. Its first connections stall; it is found
-/// out, named, and its next ones work.
+/// splice(2) reads TCP's own queue: on a mapped socket the program would wait for ever. One that is taken for known, and is not,
+/// loses its first connection to a reset; it is named, and its next ones work.
 #[test]
-fn a_program_that_splices_is_named_and_kept_off() {
+fn a_trusted_program_that_splices_is_named_and_kept_off() {
     let arena = Arena::new();
     let relay = Renamed::new("some-relay");
     let mut tool = Tool::start(&arena, &[]);
     let (_server, address) = serve(&arena, &relay.0, &["--splice"]);
-    let stalled = arena.traffic(&["dial", &address, "--count", "50"]);
-    tool.wait_for_error("sockredir: some-relay splices", Duration::from_secs(60));
+    let broken = arena.traffic(&["dial", &address, "--count", "50"]).wait();
+    assert!(!broken.status.success(), "{}", broken.transcript);
+    tool.wait_for_line("some-relay splices", 1);
     dial(&arena, &address, 2);
-    drop(stalled);
-    let report = tool.stop();
-    assert!(report.counter("refused_program") >= 1, "{}", report.transcript);
+    let report = tool.end();
+    assert_eq!(report.counter("resets_stranded"), 1, "{}", report.transcript);
+    report.assert_above("refused_splices", 0);
+}
+
+/// The same without a word of the user: it is known before anything can go wrong.
+#[test]
+fn a_program_that_splices_answers_from_its_first_connection_on() {
+    let arena = Arena::new();
+    let relay = Renamed::new("some-relay");
+    let mut tool = Tool::start(&arena, &["--trust-programs", "none"]);
+    let (_server, address) = serve(&arena, &relay.0, &["--splice"]);
+    dial(&arena, &address, 3);
+    tool.wait_for_line("some-relay splices", 1);
+    let report = tool.end();
+    assert_eq!(report.counter("resets_stranded"), 0, "{}", report.transcript);
+}
+
+/// What keeps a program off outlives the instance that has seen it: the next one resets nothing to see it again.
+#[test]
+fn a_program_that_splices_is_known_to_the_next_instance() {
+    let arena = Arena::new();
+    let relay = Renamed::new("some-relay");
+    let known = relay.0.with_file_name("known");
+    let options = ["--known-programs", known.to_str().unwrap()];
+    let mut tool = Tool::start(&arena, &options);
+    let (_server, address) = serve(&arena, &relay.0, &["--splice"]);
+    let broken = arena.traffic(&["dial", &address, "--count", "50"]).wait();
+    assert!(!broken.status.success(), "{}", broken.transcript);
+    tool.wait_for_line("some-relay splices", 1);
+    tool.end();
+    let tool = Tool::start(&arena, &options);
+    dial(&arena, &address, 1);
+    let report = tool.end();
+    assert_eq!(report.counter("refused_splices"), 1, "{}", report.transcript);
 }
 
 #[test]

@@ -28,8 +28,14 @@ impl Tool {
         Self::start_by(command)
     }
 
-    /// As `start`, by a command that becomes the tool.
-    pub fn start_by(command: Command) -> Self {
+    /// As `start`, by a command that becomes the tool. Unless it says otherwise every program is taken as known, and what is learnt
+    /// is forgotten.
+    pub fn start_by(mut command: Command) -> Self {
+        for [option, value] in [["--trust-programs", "all"], ["--known-programs", "none"]] {
+            if !command.get_args().any(|argument| argument == option) {
+                command.args([option, value]);
+            }
+        }
         let mut tool = Self(Process::start(command));
         tool.0.wait_for_line("ready", 1, READY);
         tool

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
-use crate::common::{Arena, Network, Tool, ToolReport};
+use crate::common::{Arena, Network, Tool, ToolReport, Traffic, patience};
 use crate::stage::{Bridge, SERVER, SERVICE, begin, dial, serve, tool};
 
 const ECHOES: [&str; 4] = ["--count", "2000", "--size", "4096"];
@@ -61,6 +61,42 @@ fn connections_over_ipv6_and_of_ipv4_clients_to_dual_stack_servers_bypass_the_br
 fn connections_whose_addresses_are_translated_bypass_the_router() {
     over_a_bridge(SERVER, SERVICE, |bridge| bridge.translate(false));
     over_a_bridge(SERVER, SERVICE, |bridge| bridge.translate(true));
+}
+
+/// A reset goes the way of the other packets of the end that has closed: out of its namespace, and translated.
+#[test]
+fn who_sends_to_another_namespace_is_told_that_nobody_reads() {
+    for (dialled, translate) in [(SERVER, None), (SERVICE, Some(false)), (SERVICE, Some(true))] {
+        let arena = Arena::new();
+        let bridge = Bridge::new();
+        let (client, server) = (bridge.host(1), bridge.host(2));
+        if let Some(client_too) = translate {
+            bridge.translate(client_too);
+        }
+        let tool = tool(&arena, &["--adopt", "off"]);
+        // A namespace without a process cannot be found.
+        let _stays = serve(&arena, &server, "10.0.0.2:9000");
+        let start = |network: &Network, arguments: &[&str]| {
+            let common = ["refuse", "--seed", "1", "--ending", "close", "--at"];
+            let command = arena.command_at(network, arena.cgroup(), Traffic::program());
+            Traffic::start(command, &[&common, arguments].concat())
+        };
+        let mut readers = start(&server, &[SERVER, "--group", "9"]);
+        readers.wait_for_line(SERVER, 1);
+        let senders = start(&client, &[dialled, "--count", "10"]);
+        let told = senders.finish();
+        readers.finish();
+        let lines = told.stdout.iter().filter(|line| line.starts_with("told="));
+        let times = lines.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap());
+        let latest = times.max().unwrap();
+        let report = tool.end();
+        assert!(
+            u128::from(latest) < patience(Duration::from_secs(10)).as_millis(),
+            "{dialled}: the last sender was told after {latest} ms: {}",
+            report.transcript
+        );
+        report.assert_above("resets_unread", 4);
+    }
 }
 
 #[test]
