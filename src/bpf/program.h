@@ -15,6 +15,8 @@
 #define S_IFSOCK 0140000
 /* The task flag of io_uring's own threads, which work in the name of a program (linux/sched.h). */
 #define PF_IO_WORKER 0x10
+/* A flag among the nanoseconds, since Linux 6.13: somebody has asked for the time (linux/fs.h). */
+#define I_CTIME_QUERIED (1u << 31)
 
 /* The registers of a system call, as the machines name them. */
 struct pt_regs___x86 {
@@ -147,8 +149,8 @@ static __always_inline bool program_key_of(struct task_struct *task, struct prog
 	if (!inode)
 		return false;
 	key->file.inode = BPF_CORE_READ(inode, i_ino);
-	key->file.changed =
-		BPF_CORE_READ(inode, i_ctime_sec) * 1000000000ull + BPF_CORE_READ(inode, i_ctime_nsec);
+	key->file.changed = BPF_CORE_READ(inode, i_ctime_sec) * 1000000000ull +
+			    (BPF_CORE_READ(inode, i_ctime_nsec) & ~I_CTIME_QUERIED);
 	key->file.device = BPF_CORE_READ(inode, i_sb, s_dev);
 	if (!is_without_splice(key))
 		key->arguments = arguments_of(task, mine);
