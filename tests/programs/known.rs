@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::common::{ToolReport, json};
-use crate::postgres::client;
+use crate::postgres::{client, make_tables};
 use crate::servers;
 use crate::stage::Stage;
 
@@ -54,9 +54,7 @@ fn a_pool_that_is_opened_at_once_after_a_restart_is_accelerated() {
     let mut stage = Stage::new(true);
     servers::redis(&mut stage, REDIS_PORT);
     servers::postgres(&mut stage);
-    let mut tables = client(&stage, "pgbench", "127.0.0.1");
-    tables.args(["--initialize", "--quiet", "--no-vacuum", "--scale", "1"]);
-    stage.run(tables);
+    make_tables(&stage);
     let first = instance(&mut stage, |stage| {
         // The first pool shows what its program is, the second one what the server accepts.
         for _ in 0..2 {

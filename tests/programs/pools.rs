@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::common::{Process, json};
-use crate::postgres::client;
+use crate::postgres::{client, make_tables};
 use crate::redis::cli;
 use crate::servers;
 use crate::stage::Stage;
@@ -55,19 +55,18 @@ fn pools_of_redis_and_postgres_that_are_older_than_the_tool_are_adopted() {
     let mut stage = Stage::new(true);
     servers::redis(&mut stage, REDIS_PORT);
     servers::postgres(&mut stage);
-    let mut tables = client(&stage, "pgbench", "127.0.0.1");
-    tables.args(["--initialize", "--quiet", "--no-vacuum", "--scale", "1"]);
-    stage.run(tables);
+    make_tables(&stage);
 
     let mut redis = redis_pool(&stage);
     let mut postgres = client(&stage, "pgbench", "127.0.0.1");
-    postgres.args(["--no-vacuum", "--select-only", "--time", "15", "--client"]);
+    postgres.args(["--no-vacuum", "--select-only", "--time", "40", "--client"]);
     let mut postgres = Process::start(with_clients(postgres, POSTGRES));
     wait_for("the pools", CONNECTED, || {
         established(&stage, 6379) as u64 >= 2 * REDIS && established(&stage, 5432) as u64 >= 2 * POSTGRES
     });
 
-    stage.accelerate();
+    // How programs become known is tested elsewhere.
+    stage.accelerate_with(&["--trust-programs", "all"]);
     let begin = Instant::now();
     wait_for("adoption", ADOPTED, || {
         counter(&stage, "admitted_request_response") >= REDIS + POSTGRES

@@ -14,6 +14,13 @@ pub fn client(stage: &Stage, program: &str, host: &str) -> Command {
     command
 }
 
+/// The tables of pgbench.
+pub fn make_tables(stage: &Stage) {
+    let mut tables = client(stage, "pgbench", "127.0.0.1");
+    tables.args(["--initialize", "--quiet", "--no-vacuum", "--scale", "1"]);
+    stage.run(tables);
+}
+
 fn psql(stage: &Stage, host: &str, commands: &[&str]) -> String {
     let mut command = client(stage, "psql", host);
     command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"]);
