@@ -283,6 +283,8 @@ static __always_inline enum counter adopt_end(struct tcp_sock *tcp, const struct
 	service_at(connected ? endpoints : &mirrored, connected ? own->cgroup : mate->cgroup, &key);
 	if (turn_of(&key) > 0)
 		return turn_of(&key);
+	program_key_settle(&own->program);
+	program_key_settle(&mate->program);
 	refusal = reader_refusal(&own->program);
 	if (refusal == COUNTERS)
 		refusal = reader_refusal(&mate->program);

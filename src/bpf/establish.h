@@ -151,6 +151,7 @@ static __noinline void establish_active(struct bpf_sock_ops *ctx)
 	if (!end)
 		return;
 	end_init(end, ctx->snd_nxt, ctx->rcv_nxt);
+	program_key_settle(&end->program);
 	flow.client = end->program;
 	service_of(sock, &flow.service);
 	refusal = client_refusal(&flow.client, &flow.service);
@@ -197,6 +198,7 @@ static __always_inline enum counter server_refusal(struct listener *listener, __
 		return trust_all && admit_any ? COUNTERS : COUNTER_REFUSED_UNKNOWN_SERVER;
 	if (listener->exclusion)
 		return listener->exclusion;
+	program_key_settle(&listener->program);
 	refusal = listener->shared ? COUNTER_REFUSED_UNKNOWN_PROGRAM : reader_refusal(&listener->program);
 	if (refusal != COUNTERS || admit_any)
 		return refusal;

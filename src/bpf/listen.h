@@ -73,6 +73,8 @@ static __always_inline void listener_add(struct sock *sock, const struct program
 		bpf_map_update_elem(&sockredir_listen, &key, &listener, BPF_ANY);
 	else if (exclusion)
 		known->exclusion = exclusion;
+	if (known)
+		program_key_settle(&known->program);
 	if (known && known->sock != listener.sock && !is_same_program(&known->program, program) &&
 	    listening(known, key.port))
 		known->shared = 1;

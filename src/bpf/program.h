@@ -138,9 +138,22 @@ static __always_inline bool is_without_splice(const struct program_key *key)
 	return image && *image == IMAGE_WITHOUT_SPLICE;
 }
 
-/* False for a thread of the kernel, which executes no file. The arguments of a program that cannot splice are left out, as those
+/* Whether the files of a program that was noted with its arguments have been looked at since, and say that they do not matter: those
  * of `curl` are other ones each time.
  */
+static __always_inline bool has_needless_arguments(const struct program_key *key)
+{
+	return key->arguments && is_without_splice(key);
+}
+
+/* The key under which a program that was noted earlier is known now. */
+static __always_inline void program_key_settle(struct program_key *key)
+{
+	if (has_needless_arguments(key))
+		key->arguments = 0;
+}
+
+/* False for a thread of the kernel, which executes no file. */
 static __always_inline bool program_key_of(struct task_struct *task, struct program_key *key, bool mine)
 {
 	struct inode *inode = BPF_CORE_READ(task, mm, exe_file, f_inode);

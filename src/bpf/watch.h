@@ -52,7 +52,7 @@ static __always_inline void show(struct end *end, struct sock *sock)
 	if (turns_harmlessly(end, sock, nonblocking))
 		end->left = COUNTER_REFUSED_BLOCKING;
 	/* Also when its files have been looked at meanwhile. */
-	is_new = !end->shown || (end->program.arguments && is_without_splice(&end->program));
+	is_new = !end->shown || has_needless_arguments(&end->program);
 	if (is_new)
 		program_enter(task, &end->program);
 	program = bpf_map_lookup_elem(&sockredir_prog, &end->program);
@@ -100,7 +100,7 @@ static __always_inline bool watch(struct bpf_sock_ops *ctx, struct end *end, str
 	if (program->splices)
 		return true;
 	/* Its files have been looked at, and what it is has to be noted without its arguments. */
-	if (end->program.arguments && is_without_splice(&end->program))
+	if (has_needless_arguments(&end->program))
 		return false;
 	/* What is accepted has told its listener already. */
 	return end->shown && reader_refusal(&end->program) == COUNTERS;
