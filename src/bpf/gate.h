@@ -61,7 +61,7 @@ static __always_inline enum counter gate_of(struct tcp_sock *tcp, enum counter e
 /* The process of a connection is the running one at connect(), not where the connection is established. A socket that was
  * disconnected and connects again begins with an empty queue.
  */
-static __always_inline void connect_begins(struct bpf_sock_ops *ctx)
+static __noinline void connect_begins(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct end *end = sk ? bpf_sk_storage_get(&sockredir_end, sk, NULL, 0) : NULL;

@@ -80,7 +80,7 @@ static __always_inline void listener_add(struct sock *sock, const struct program
 		known->shared = 1;
 }
 
-static __always_inline void listen_begins(struct bpf_sock_ops *ctx)
+static __noinline void listen_begins(struct bpf_sock_ops *ctx)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct bpf_sock *sk = ctx->sk;

@@ -130,7 +130,7 @@ static __always_inline __u64 arguments_of(struct task_struct *task, bool mine)
 }
 
 /* The files of a program say that it does not splice, whatever its arguments. */
-static __always_inline bool is_without_splice(const struct program_key *key)
+static __noinline bool is_without_splice(const struct program_key *key)
 {
 	struct file_key file = key->file;
 	enum image *image = bpf_map_lookup_elem(&sockredir_image, &file);

@@ -15,7 +15,7 @@ static __always_inline bool has_unread(struct tcp_sock *tcp)
  * its own queue held something; here that is in the psock's, so nothing is sent any more, and the time-wait socket that
  * follows keeps the window shut for a minute.
  */
-static __always_inline void close_half_closed(struct bpf_sock_ops *ctx)
+static __noinline void close_half_closed(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct end *end = sk ? bpf_sk_storage_get(&sockredir_end, sk, NULL, 0) : NULL;

@@ -158,9 +158,10 @@ static __always_inline enum counter judge_mate(struct sk_msg *kmsg, struct end *
 
 	if (!psock || mate->sk_shutdown || mate->__sk_common.skc_state != TCP_ESTABLISHED)
 		return COUNTER_MESSAGES_MATE_CLOSING;
-	if (!file)
+	/* Its user is not known yet. */
+	if (!file && same_user)
 		return COUNTER_MESSAGES_NOT_ACCEPTED;
-	if (!admit_any && !is_nonblocking(file))
+	if (file && !admit_any && !is_nonblocking(file))
 		return turn_back(flow, end->accepted);
 	if (admission != COUNTERS) {
 		distrust = distrust_of(sock_of(own), mate);
@@ -170,7 +171,7 @@ static __always_inline enum counter judge_mate(struct sk_msg *kmsg, struct end *
 		}
 		/* So many messages would have paid, had they been redirected from the beginning. */
 		if (flow_decide(flow, FLOW_OBSERVE, FLOW_ADMITTED, admission) &&
-		    flow->observe == observe_messages)
+		    end->observed >= observe_messages)
 			service_credit(flow);
 	}
 	/* The other end, or another thread, may have decided otherwise. */
@@ -181,6 +182,17 @@ static __always_inline enum counter judge_mate(struct sk_msg *kmsg, struct end *
 	    !is_in_order(end, own, tcp, psock))
 		return COUNTER_MESSAGES_ORDER;
 	return limit_of(end, mate, psock, size);
+}
+
+/* What comes through TCP before accept is moved to the one queue when something follows, so FIONREAD does not tell of it (before
+ * Linux 7.0). What is redirected is in that queue.
+ */
+static __always_inline bool is_before_accept(struct end *end, struct flow *flow)
+{
+	__u64 mate = READ_ONCE(flow->sock[!end->side]);
+
+	return !end->accepted && end->observed == 1 && mate &&
+	       !file_of(kernel_object((void *)mate, struct sock));
 }
 
 /* Look at the first messages until the flow shows its nature: COUNTERS to go on observing, else the pattern that would
@@ -208,7 +220,7 @@ static __always_inline enum counter observe(struct end *end, struct flow *flow, 
 	/* The answers of an end that has not been adopted yet are not seen. */
 	if (end->adopted && !(flow_word(flow) & FLOW_END(!end->side)))
 		end->observed = end->turns = end->observed_bytes = 0;
-	if (end->observed < flow->observe)
+	if (end->observed < flow->observe && !is_before_accept(end, flow))
 		return COUNTERS;
 	pattern = pattern_of(end);
 	return pattern == COUNTERS ? refuse(flow, COUNTER_TCP_ONLY_PATTERN) : pattern;
