@@ -86,6 +86,13 @@ install: ## Install what `make build` has built: sudo make install PREFIX=/usr/l
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/sockredir/docs docs/*.md $(wildcard docs/*.svg)
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/sockredir/examples dist/grafana/* dist/prometheus/*
 
+.PHONY: uninstall
+uninstall: ## Remove what `make install` has put in place; stop the service first
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/sockredir $(BASH_COMPLETION) $(ZSH_COMPLETION) $(FISH_COMPLETION))
+	rm -f $(DESTDIR)$(PREFIX)/share/man/man8/sockredir.8* $(DESTDIR)$(PREFIX)/share/man/man8/sockredir-*.8*
+	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/sockredir.service
+	rm -rf $(DESTDIR)$(PREFIX)/share/doc/sockredir
+
 .PHONY: packages
 packages: ## Build the packages into target/packages; ARGS="x86_64 aarch64" names the machines they are for
 	@scripts/setup packages

@@ -237,4 +237,9 @@ fn an_installation_has_what_a_package_has() {
         fs::read_to_string(&options).unwrap(),
         "SOCKREDIR_OPTIONS=--ports 80\n"
     );
+
+    // And is all that stays.
+    said("make", &["--silent", "uninstall", &destination, "PREFIX=/opt/x"]);
+    let left = said("find", &[folder.0.to_str().unwrap(), "-type", "f", "-printf", "%P\n"]);
+    assert_eq!(left, "etc/default/sockredir\n");
 }
