@@ -135,7 +135,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub interval: Option<u64>,
 
-    /// Serve the figures to Prometheus at /metrics, on this port of 127.0.0.1 or on this address, as in 9464 or [::]:9464
+    /// Serve the figures to Prometheus at /metrics, on this port of 127.0.0.1 or on this address, as in `9464` or `[::]:9464`
     /// [default: off]
     #[arg(long, value_name = "ADDR", value_parser = metrics::address)]
     pub metrics: Option<SocketAddr>,

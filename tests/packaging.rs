@@ -240,6 +240,9 @@ fn an_installation_has_what_a_package_has() {
 
     // And is all that stays.
     said("make", &["--silent", "uninstall", &destination, "PREFIX=/opt/x"]);
-    let left = said("find", &[folder.0.to_str().unwrap(), "-type", "f", "-printf", "%P\n"]);
+    let left = said(
+        "find",
+        &[folder.0.to_str().unwrap(), "-type", "f", "-printf", "%P\n"],
+    );
     assert_eq!(left, "etc/default/sockredir\n");
 }
