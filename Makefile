@@ -1,13 +1,15 @@
 # Cargo does the work. This installs what is missing, finds cargo under sudo, and adds root where root is needed.
 
 PREFIX ?= /usr/local
+# sockredir-bench lies beside it.
 BINARY := $(or $(CARGO_TARGET_DIR),target)/release/sockredir
 COMPARE := $(or $(CARGO_TARGET_DIR),target)/compare
-# Of the same version as the binary, and for this machine: it writes the manual pages and the completions.
+# Of the same version as the binary, and for this machine, as sockredir-bench beside it: they write the manual pages and the
+# completions.
 GENERATOR ?= $(BINARY)
-BASH_COMPLETION := share/bash-completion/completions/sockredir
-ZSH_COMPLETION := share/zsh/site-functions/_sockredir
-FISH_COMPLETION := share/fish/vendor_completions.d/sockredir.fish
+BASH_COMPLETIONS := share/bash-completion/completions
+ZSH_COMPLETIONS := share/zsh/site-functions
+FISH_COMPLETIONS := share/fish/vendor_completions.d
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 
 .PHONY: help
@@ -19,7 +21,7 @@ run: build ## Build and run as root: make run ARGS="--cgroup /sys/fs/cgroup/some
 	$(SUDO) $(BINARY) $(ARGS)
 
 .PHONY: build
-build: ## Build target/release/sockredir; CARGOFLAGS="--features static" goes to cargo
+build: ## Build sockredir and sockredir-bench in target/release; CARGOFLAGS="--features static" goes to cargo
 	@scripts/setup build
 	scripts/cargo build --release --locked $(CARGOFLAGS)
 
@@ -73,12 +75,15 @@ format: ## Format the Rust and the C sources
 .PHONY: install
 install: ## Install what `make build` has built: sudo make install PREFIX=/usr/local DESTDIR=
 	@test -x $(BINARY) || { echo "$(BINARY) is missing: run 'make build' first" >&2; exit 1; }
-	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/sockredir
-	$(GENERATOR) generate man $(DESTDIR)$(PREFIX)/share/man/man8
-	install -d $(addprefix $(DESTDIR)$(PREFIX)/,$(dir $(BASH_COMPLETION) $(ZSH_COMPLETION) $(FISH_COMPLETION)))
-	$(GENERATOR) generate completions bash >$(DESTDIR)$(PREFIX)/$(BASH_COMPLETION)
-	$(GENERATOR) generate completions zsh >$(DESTDIR)$(PREFIX)/$(ZSH_COMPLETION)
-	$(GENERATOR) generate completions fish >$(DESTDIR)$(PREFIX)/$(FISH_COMPLETION)
+	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(BINARY) $(BINARY)-bench
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/,$(BASH_COMPLETIONS) $(ZSH_COMPLETIONS) $(FISH_COMPLETIONS))
+	set -e; for suffix in "" -bench; do \
+		generate="$(GENERATOR)$$suffix generate"; name=sockredir$$suffix; \
+		$$generate man $(DESTDIR)$(PREFIX)/share/man/man8; \
+		$$generate completions bash >$(DESTDIR)$(PREFIX)/$(BASH_COMPLETIONS)/$$name; \
+		$$generate completions zsh >$(DESTDIR)$(PREFIX)/$(ZSH_COMPLETIONS)/_$$name; \
+		$$generate completions fish >$(DESTDIR)$(PREFIX)/$(FISH_COMPLETIONS)/$$name.fish; \
+	done
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system dist/systemd/sockredir.service
 	sed -i 's|=/usr/bin/|=$(PREFIX)/bin/|' $(DESTDIR)$(PREFIX)/lib/systemd/system/sockredir.service
 	test -e $(DESTDIR)/etc/default/sockredir || \

@@ -1,4 +1,4 @@
-//! Owns `sockredir bench`: runs it with each accelerator, keeps its JSON, and puts the results side by side.
+//! Owns `sockredir-bench`: runs it with each accelerator, keeps its JSON, and puts the results side by side.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::accelerator::Accelerator;
+use crate::common::bench_program;
 use crate::report::{Section, bytes, table, write};
 
 /// The format of its JSON that this reads; docs/benchmarks.md describes it.
@@ -14,8 +15,8 @@ const FORMAT: u64 = 1;
 
 /// Runs it for sockredir itself, or for another accelerator. Whether something failed is in its rows.
 pub fn measure(accelerator: &Accelerator, arguments: &[&str]) -> Result<Value> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sockredir"));
-    command.args(["bench", "--json"]).args(arguments);
+    let mut command = Command::new(bench_program());
+    command.arg("--json").args(arguments);
     if accelerator.name != "sockredir" {
         let program = accelerator
             .program
@@ -24,12 +25,12 @@ pub fn measure(accelerator: &Accelerator, arguments: &[&str]) -> Result<Value> {
         command.arg("--external").arg(program);
     }
     let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
-    let output = output.context("failed to run sockredir bench")?;
+    let output = output.context("failed to run sockredir-bench")?;
     let result: Value = serde_json::from_slice(&output.stdout)
-        .with_context(|| format!("sockredir bench printed no JSON ({})", output.status))?;
+        .with_context(|| format!("sockredir-bench printed no JSON ({})", output.status))?;
     if result["format"] != FORMAT {
         bail!(
-            "sockredir bench prints format {}, and this reads {FORMAT}",
+            "sockredir-bench prints format {}, and this reads {FORMAT}",
             result["format"]
         );
     }
@@ -49,7 +50,7 @@ pub fn run(accelerators: &[Accelerator], into: &Path, quick: bool) -> Result<Sec
     let measured = accelerators.iter().filter(|accelerator| !accelerator.is_plain());
     let mut results = Vec::new();
     for accelerator in measured {
-        eprintln!("sockredir bench with {}", accelerator.name);
+        eprintln!("sockredir-bench with {}", accelerator.name);
         let result = measure(accelerator, arguments)?;
         write(
             &into.join(format!("bench-{}.json", accelerator.name)),
@@ -110,7 +111,7 @@ fn text(results: &[(&str, Value)]) -> String {
         table(&header, rows, true)
     };
     format!(
-        "## sockredir bench\n\n{LEGEND}\n\n{}\nTime of an operation, p50 / p99 in microseconds:\n\n{}\nBehind a reader that has \
+        "## sockredir-bench\n\n{LEGEND}\n\n{}\nTime of an operation, p50 / p99 in microseconds:\n\n{}\nBehind a reader that has \
          stopped, bytes taken / kernel memory for each connection:\n\n{}",
         as_table(header, &speeds),
         as_table(names(&latency), &times),

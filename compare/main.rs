@@ -51,7 +51,7 @@ struct Cli {
     /// How long each of these measurements lasts
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 1500, value_parser = clap::value_parser!(u32).range(100..))]
     milliseconds: u32,
-    /// `bench --quick` instead of the full one
+    /// `sockredir-bench --quick` instead of the full one
     #[arg(long)]
     quick: bool,
     /// Which parts to run [default: all]
@@ -67,7 +67,7 @@ enum Part {
     Safety,
     /// Sizes, memory, start-up and build
     Footprint,
-    /// `sockredir bench` with each
+    /// `sockredir-bench` with each
     Bench,
     /// Redis, PostgreSQL, nginx and memcached
     Programs,

@@ -1,4 +1,4 @@
-//! `sockredir generate`: manual pages and completions, from the definition of the command line.
+//! The hidden command `generate` of each program: manual pages and completions, from the definition of its command line.
 
 use std::env;
 use std::fs;
@@ -6,15 +6,14 @@ use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
-use clap::{Args as _, Command, CommandFactory as _};
+use clap::Command;
 use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 
-use crate::cli::{Cli, Generate, RunArgs};
+use crate::cli::Generate;
 use crate::output::print;
 
-const NAME: &str = "sockredir";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// That of programs for the administrator.
 const SECTION: &str = "8";
@@ -27,18 +26,36 @@ const EXIT_STATUS: [(&str, &str); 3] = [
     ),
     ("2", "The command line makes no sense."),
 ];
-const FILES: [(&str, &str); 2] = [
-    ("/etc/default/sockredir", "The options of the service."),
-    (
-        "/var/lib/sockredir/programs",
-        "What is known of programs, from one start to the next.",
-    ),
-];
 
-pub fn generate(what: &Generate) -> Result<()> {
+/// What packages have of a program besides its command line.
+pub struct Manual {
+    /// That of the program.
+    pub name: &'static str,
+    /// Other pages, besides those of its commands.
+    pub see_also: &'static [&'static str],
+    /// Files of its own, and what they are for.
+    pub files: &'static [(&'static str, &'static str)],
+}
+
+impl Manual {
+    pub const OF_SOCKREDIR: Self = Self {
+        name: "sockredir",
+        see_also: &["sockredir-bench"],
+        files: &[
+            ("/etc/default/sockredir", "The options of the service."),
+            (
+                "/var/lib/sockredir/programs",
+                "What is known of programs, from one start to the next.",
+            ),
+        ],
+    };
+}
+
+/// Does that for a program with this command line. Fails where it cannot write.
+pub fn generate(what: &Generate, program: Command, manual: &Manual) -> Result<()> {
     match what {
-        Generate::Man { folder } => write_pages(folder, date().as_deref()),
-        Generate::Completions { shell } => print(&completions(*shell)).map(|_| ()),
+        Generate::Man { folder } => write_pages(folder, &pages(program, manual, date().as_deref())?),
+        Generate::Completions { shell } => print(&completions(*shell, &program, manual.name)).map(|_| ()),
     }
 }
 
@@ -51,9 +68,9 @@ fn date() -> Option<String> {
     Some(date)
 }
 
-fn write_pages(folder: &Path, date: Option<&str>) -> Result<()> {
+fn write_pages(folder: &Path, pages: &[(String, Vec<u8>)]) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("failed to make the folder {}", folder.display()))?;
-    for (name, text) in pages(date)? {
+    for (name, text) in pages {
         let path = folder.join(name);
         fs::write(&path, text).with_context(|| format!("failed to write {}", path.display()))?;
     }
@@ -61,33 +78,39 @@ fn write_pages(folder: &Path, date: Option<&str>) -> Result<()> {
 }
 
 /// The name and the text of each page: that of the program, and those of its commands.
-fn pages(date: Option<&str>) -> Result<Vec<(String, Vec<u8>)>> {
-    let mut root = Cli::command().version(VERSION).disable_help_subcommand(true);
+fn pages(program: Command, manual: &Manual, date: Option<&str>) -> Result<Vec<(String, Vec<u8>)>> {
+    let mut root = shown(&program, manual.name).disable_help_subcommand(true);
     root.build();
     let commands: Vec<Command> = visible(&root).cloned().collect();
-    let names: Vec<String> = commands.iter().map(page_name).collect();
+    let related = manual.see_also.iter().map(|name| (*name).to_owned());
+    let names: Vec<String> = commands.iter().map(page_name).chain(related).collect();
 
-    let mut pages = vec![page(root, date, &names)?];
+    let mut pages = vec![page(root, manual, date, &names)?];
     for command in commands {
-        pages.push(page(command, date, &[NAME.to_owned()])?);
+        pages.push(page(command, manual, date, &[manual.name.to_owned()])?);
     }
     Ok(pages)
 }
 
-fn page(command: Command, date: Option<&str>, see_also: &[String]) -> Result<(String, Vec<u8>)> {
+fn page(
+    command: Command,
+    manual: &Manual,
+    date: Option<&str>,
+    see_also: &[String],
+) -> Result<(String, Vec<u8>)> {
     let name = page_name(&command);
     let file = format!("{name}.{SECTION}");
     let man = Man::new(command)
         .title(name.to_uppercase())
         .section(SECTION)
         .date(date.unwrap_or_default())
-        .source(format!("{NAME} {VERSION}"))
+        .source(format!("{} {VERSION}", manual.name))
         .manual("System Administration");
     let mut text = Vec::new();
     man.render(&mut text)
         .with_context(|| format!("failed to render {file}"))?;
     let mut text = without_idle_breaks(&String::from_utf8_lossy(&text));
-    text.push_str(&closing(see_also).to_roff());
+    text.push_str(&closing(manual, see_also).to_roff());
     Ok((file, text.into_bytes()))
 }
 
@@ -102,9 +125,10 @@ fn without_idle_breaks(text: &str) -> String {
 }
 
 /// The sections that the definition of the command line does not give.
-fn closing(see_also: &[String]) -> Roff {
+fn closing(manual: &Manual, see_also: &[String]) -> Roff {
     let mut roff = Roff::new();
-    for (heading, entries) in [("EXIT STATUS", &EXIT_STATUS[..]), ("FILES", &FILES)] {
+    let sections = [("EXIT STATUS", &EXIT_STATUS[..]), ("FILES", manual.files)];
+    for (heading, entries) in sections.into_iter().filter(|(_, entries)| !entries.is_empty()) {
         roff.control("SH", [heading]);
         for (term, meaning) in entries {
             roff.control("TP", []);
@@ -122,30 +146,50 @@ fn closing(see_also: &[String]) -> Roff {
 
 /// As in the manual: the program and the command, with a hyphen between them.
 fn page_name(command: &Command) -> String {
-    command.get_display_name().unwrap_or(NAME).to_owned()
+    let name = command.get_display_name();
+    name.unwrap_or(command.get_name()).to_owned()
 }
 
 fn visible(root: &Command) -> impl Iterator<Item = &Command> {
     root.get_subcommands().filter(|command| !command.is_hide_set())
 }
 
-/// Completions take no notice of what is hidden, so they are made of a command that does not have it.
-fn completions(shell: Shell) -> String {
-    let full = Cli::command();
-    let mut shown = RunArgs::augment_args(Command::new(NAME))
+/// The command line without what is hidden, of which neither completions nor the lines of usage take notice.
+fn shown(program: &Command, name: &'static str) -> Command {
+    let mut shown = Command::new(name)
         .version(VERSION)
-        .subcommands(visible(&full).cloned());
+        .disable_help_subcommand(program.is_disable_help_subcommand_set())
+        .args_conflicts_with_subcommands(program.is_args_conflicts_with_subcommands_set())
+        .args(program.get_arguments())
+        .subcommands(visible(program));
+    if let Some(about) = program.get_about() {
+        shown = shown.about(about.clone());
+    }
+    if let Some(about) = program.get_long_about() {
+        shown = shown.long_about(about.clone());
+    }
+    shown
+}
+
+fn completions(shell: Shell, program: &Command, name: &'static str) -> String {
     let mut text = Vec::new();
-    clap_complete::generate(shell, &mut shown, NAME, &mut text);
+    clap_complete::generate(shell, &mut shown(program, name), name, &mut text);
     String::from_utf8_lossy(&text).into_owned()
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+
     use super::*;
+    use crate::cli::Cli;
+
+    fn pages_of(date: Option<&str>) -> Vec<(String, Vec<u8>)> {
+        pages(Cli::command(), &Manual::OF_SOCKREDIR, date).unwrap()
+    }
 
     fn page_of(name: &str) -> String {
-        let pages = pages(Some("2026-01-31")).unwrap();
+        let pages = pages_of(Some("2026-01-31"));
         let (_, text) = pages.into_iter().find(|(file, _)| file == name).expect(name);
         String::from_utf8(text).unwrap()
     }
@@ -153,7 +197,7 @@ mod tests {
     #[test]
     fn every_command_that_is_shown_has_a_page_and_completions() {
         let root = Cli::command();
-        let pages = pages(None).unwrap();
+        let pages = pages_of(None);
         assert_eq!(pages.len(), 1 + visible(&root).count());
         let files: Vec<_> = pages.iter().map(|(file, _)| file.as_str()).collect();
         for command in visible(&root) {
@@ -163,7 +207,10 @@ mod tests {
                 "{name}: {files:?}"
             );
             for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-                assert!(completions(shell).contains(name), "{name}: {shell}");
+                assert!(
+                    completions(shell, &Cli::command(), "sockredir").contains(name),
+                    "{name}: {shell}"
+                );
             }
         }
     }
@@ -175,7 +222,10 @@ mod tests {
             let name = command.get_name();
             assert!(!page_of("sockredir.8").contains(name), "{name}");
             for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-                assert!(!completions(shell).contains(name), "{name}: {shell}");
+                assert!(
+                    !completions(shell, &Cli::command(), "sockredir").contains(name),
+                    "{name}: {shell}"
+                );
             }
         }
     }

@@ -1,8 +1,12 @@
 //! What packages have besides the program: manual pages that render, completions that load, a service that is confined.
 
+mod common;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use common::bench_program;
 
 const UNIT: &str = "dist/systemd/sockredir.service";
 /// Above it `systemd-analyze security` speaks of a medium exposure.
@@ -27,7 +31,15 @@ impl Drop for Folder {
 }
 
 fn sockredir(arguments: &[&str]) -> Vec<u8> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sockredir"));
+    output_of(&tool(), arguments)
+}
+
+fn tool() -> PathBuf {
+    env!("CARGO_BIN_EXE_sockredir").into()
+}
+
+fn output_of(program: &Path, arguments: &[&str]) -> Vec<u8> {
+    let mut command = Command::new(program);
     command.args(arguments).env("SOURCE_DATE_EPOCH", "1769817600");
     let output = command.stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
@@ -47,7 +59,9 @@ fn said(program: &str, arguments: &[&str]) -> String {
 }
 
 fn pages(folder: &Folder) -> Vec<PathBuf> {
-    sockredir(&["generate", "man", folder.0.to_str().unwrap()]);
+    let arguments = ["generate", "man", folder.0.to_str().unwrap()];
+    sockredir(&arguments);
+    output_of(&bench_program(), &arguments);
     let pages: Vec<_> = fs::read_dir(&folder.0)
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -91,9 +105,9 @@ fn manual_pages_are_the_same_each_time() {
     }
 }
 
-fn completions(folder: &Folder, shell: &str, name: &str) -> String {
+fn completions(folder: &Folder, program: &Path, shell: &str, name: &str) -> String {
     let path = folder.0.join(name);
-    fs::write(&path, sockredir(&["generate", "completions", shell])).unwrap();
+    fs::write(&path, output_of(program, &["generate", "completions", shell])).unwrap();
     path.to_str().unwrap().to_owned()
 }
 
@@ -101,7 +115,7 @@ fn completions(folder: &Folder, shell: &str, name: &str) -> String {
 #[test]
 fn bash_completes_commands_and_options() {
     let folder = Folder::new("bash");
-    let file = completions(&folder, "bash", "sockredir");
+    let file = completions(&folder, &tool(), "bash", "sockredir");
     let script = r#"
         source "$1"
         offer() {
@@ -122,7 +136,7 @@ fn bash_completes_commands_and_options() {
 #[test]
 fn zsh_loads_its_completions() {
     let folder = Folder::new("zsh");
-    completions(&folder, "zsh", "_sockredir");
+    completions(&folder, &tool(), "zsh", "_sockredir");
     let script = r#"
         fpath=("$1" $fpath)
         autoload -Uz compinit
@@ -139,12 +153,22 @@ fn zsh_loads_its_completions() {
 #[test]
 fn fish_completes_commands_and_options() {
     let folder = Folder::new("fish");
-    let file = completions(&folder, "fish", "sockredir.fish");
+    let file = completions(&folder, &tool(), "fish", "sockredir.fish");
     let script = "source $argv[1]; complete -C 'sockredir d'; complete -C 'sockredir run --ex'";
     let offered = said("fish", &["--no-config", "-c", script, &file]);
     for part in ["doctor", "--exclude-ports", "--exclude-programs"] {
         assert!(offered.contains(part), "{part} is not in: {offered}");
     }
+}
+
+#[test]
+fn the_benchmark_completes_its_options() {
+    let folder = Folder::new("bench");
+    let file = completions(&folder, &bench_program(), "fish", "sockredir-bench.fish");
+    let script = "source $argv[1]; complete -C 'sockredir-bench --'";
+    let offered = said("fish", &["--no-config", "-c", script, &file]);
+    assert!(offered.contains("--external"), "{offered}");
+    assert!(!offered.contains("worker"), "{offered}");
 }
 
 /// The unit, with the program where it is.
@@ -212,11 +236,16 @@ fn an_installation_has_what_a_package_has() {
     let has = |path: &str| Path::new(&folder.0).join(path).is_file();
     for path in [
         "opt/x/bin/sockredir",
+        "opt/x/bin/sockredir-bench",
         "opt/x/share/man/man8/sockredir.8",
         "opt/x/share/man/man8/sockredir-doctor.8",
+        "opt/x/share/man/man8/sockredir-bench.8",
         "opt/x/share/bash-completion/completions/sockredir",
+        "opt/x/share/bash-completion/completions/sockredir-bench",
         "opt/x/share/zsh/site-functions/_sockredir",
+        "opt/x/share/zsh/site-functions/_sockredir-bench",
         "opt/x/share/fish/vendor_completions.d/sockredir.fish",
+        "opt/x/share/fish/vendor_completions.d/sockredir-bench.fish",
         "opt/x/share/doc/sockredir/CHANGELOG.md",
         "opt/x/share/doc/sockredir/LICENSE-GPL-2.0",
         "etc/default/sockredir",

@@ -25,7 +25,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "small writes",
-        how: "a stream of messages of 64 B, and of 4 KiB, as `sockredir bench` measures them",
+        how: "a stream of messages of 64 B, and of 4 KiB, as `sockredir-bench` measures them",
         judge: small_writes,
     },
     Case {

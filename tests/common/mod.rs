@@ -29,6 +29,6 @@ pub use restrict::{
 };
 pub use scans::Scans;
 pub use sys::{Interrupts, open_tunnel, wait_readable};
-pub use tool::{Tool, ToolReport};
+pub use tool::{Tool, ToolReport, bench_program};
 pub use traffic::{Traffic, TrafficReport, example};
 pub use transcript::{Transcript, first_difference, transcript_of};

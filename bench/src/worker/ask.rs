@@ -9,7 +9,7 @@ use super::meter::Window;
 use super::peer::{Arrival, Buffers, Peer};
 use super::socket::{Address, Events, Socket};
 use super::{ClientReport, Task};
-use crate::bench::cases::Programs;
+use crate::cases::Programs;
 
 /// A connection, and since when its request is under way.
 struct Asker {

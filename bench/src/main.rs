@@ -1,7 +1,8 @@
-//! `sockredir bench`: plain TCP, a Unix socket and accelerated TCP side by side, on this machine.
+//! `sockredir-bench`: plain TCP, a Unix socket and accelerated TCP side by side, on this machine.
 
 mod accelerator;
 mod cases;
+mod cli;
 mod csv;
 mod external;
 mod figures;
@@ -24,23 +25,35 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result, bail};
+use clap::CommandFactory as _;
+use sockredir::cgroup::Cgroup;
+use sockredir::generate::{Manual, generate};
+use sockredir::output::print;
+use sockredir::{kernel, privilege};
 
-use crate::cgroup::Cgroup;
-use crate::cli::{Admit, BenchArgs};
-use crate::kernel;
-use crate::output::print;
-use crate::privilege;
 use accelerator::Accelerator;
+use cli::{BenchArgs, Cli, Command};
 use host::{Activity, Host};
 use place::{Cgroups, Namespaces, Processors};
 use report::{FORMAT, Report, Row};
 use rounds::{Extent, Setup, measure_all, obstacle};
 
-pub use cases::Filter;
-pub use external::External;
-pub use worker::{Job, work};
+fn main() -> ExitCode {
+    sockredir::main(|cli: Cli| match cli.command {
+        None => bench(&cli.bench),
+        Some(Command::Worker { job }) => worker::work(&job).map(|()| ExitCode::SUCCESS),
+        Some(Command::Generate(what)) => {
+            let manual = Manual {
+                name: "sockredir-bench",
+                see_also: &["sockredir"],
+                files: &[],
+            };
+            generate(&what, Cli::command(), &manual).map(|()| ExitCode::SUCCESS)
+        }
+    })
+}
 
-pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
+fn bench(args: &BenchArgs) -> Result<ExitCode> {
     kernel::set_verbose(false);
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&interrupted);
@@ -149,10 +162,7 @@ fn measure(args: &BenchArgs, parent: &Cgroup, interrupted: &AtomicBool) -> Resul
         window_ms: setup.extent.window_ms,
         rows: rows.collect(),
         columns,
-        admit: match args.admit {
-            Admit::Nonblocking => "nonblocking",
-            Admit::Any => "any",
-        },
+        admit: args.admit.name(),
         tunables: tunables.map(|tunable| (tunable.name, tunable.value)).collect(),
         host: Host::look(),
         during,

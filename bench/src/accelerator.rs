@@ -4,15 +4,16 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
+use sockredir::cgroup::Cgroups;
+use sockredir::checks::{self, Single};
+use sockredir::cli::{Admit, DEFAULT_FLOWS};
+use sockredir::counters::Counters;
+use sockredir::kernel::{self, Datapath};
+use sockredir::ports::PortSet;
 
+use super::cli::BenchArgs;
 use super::external::{External, Running};
 use super::rounds::EXCLUDED_PORTS;
-use crate::cgroup::Cgroups;
-use crate::checks::{self, Single};
-use crate::cli::{Admit, BenchArgs, DEFAULT_FLOWS};
-use crate::counters::Counters;
-use crate::kernel::{self, Datapath};
-use crate::ports::PortSet;
 
 pub enum Accelerator<'a> {
     Own {

@@ -7,7 +7,7 @@ use super::meter::Meter;
 use super::peer::{BUFFER, Buffers};
 use super::socket::{Address, Events, Listener, Socket};
 use super::{ClientReport, ServerReport, Task};
-use crate::bench::cases::Programs;
+use crate::cases::Programs;
 
 /// The sender looks at the clock once in so many bytes, or messages.
 const LOOK_BYTES: usize = 1 << 16;

@@ -18,7 +18,7 @@ struct Process {
 impl Process {
     fn start(job: &Job) -> Result<Self> {
         let mut child = Command::new("/proc/self/exe")
-            .arg("bench-worker")
+            .arg("worker")
             .arg(serde_json::to_string(job)?)
             // Ctrl-C is for this process, which ends the others.
             .process_group(0)
@@ -52,7 +52,7 @@ impl Process {
         let status = self.child.wait()?;
         // A panic has more lines, of which the second says what happened.
         let line = text.trim().lines().take(2).collect::<Vec<_>>().join(" ");
-        let line = line.trim_start_matches("sockredir: ").to_owned();
+        let line = line.trim_start_matches("sockredir-bench: ").to_owned();
         Ok(match (line.is_empty(), status.code()) {
             (false, _) => line,
             (true, None) => "it hung and was ended".to_owned(),

@@ -9,7 +9,7 @@ use super::meter::Meter;
 use super::peer::{Arrival, Buffers, Peer};
 use super::socket::{Events, Listener};
 use super::{ServerReport, Task};
-use crate::bench::cases::{Programs, Workload};
+use crate::cases::{Programs, Workload};
 
 const LISTENER: u64 = 0;
 

@@ -6,7 +6,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
 
 use super::Latency;
-use crate::bench::statistics::quantile;
+use crate::statistics::quantile;
 
 /// Since it was started.
 pub struct Meter {

@@ -62,7 +62,7 @@ impl Drop for Cgroups {
         for path in self.inner_first() {
             while path.is_dir() && fs::remove_dir(&path).is_err() {
                 if Instant::now() > deadline {
-                    eprintln!("sockredir: failed to remove the cgroup {}", path.display());
+                    eprintln!("sockredir-bench: failed to remove the cgroup {}", path.display());
                     return;
                 }
                 thread::sleep(STEP);
