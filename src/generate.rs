@@ -1,5 +1,7 @@
 //! The hidden command `generate` of each program: manual pages and completions, from the definition of its command line.
 
+#![warn(missing_docs)]
+
 use std::env;
 use std::fs;
 use std::path::Path;
@@ -12,7 +14,7 @@ use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 
 use crate::cli::Generate;
-use crate::output::print;
+use crate::model::output::print;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// That of programs for the administrator.
@@ -38,6 +40,7 @@ pub struct Manual {
 }
 
 impl Manual {
+    /// Of `sockredir`.
     pub const OF_SOCKREDIR: Self = Self {
         name: "sockredir",
         see_also: &["sockredir-bench"],

@@ -1,38 +1,29 @@
-//! What `sockredir` and `sockredir-bench` are made of.
+//! What `sockredir` and `sockredir-bench` are made of, in floors of which each knows only those below it:
+//!
+//! ```text
+//! main.rs    sockredir-bench    what the two programs do at each command
+//!   daemon   client             an instance; who asks one
+//!     preflight                 whether an instance may start here
+//!       datapath                the programs in the kernel, all of libbpf, every `unsafe`
+//!         cli  image  model     values: options, what the files of programs say, what is told of connections
+//! ```
+//!
+//! `tests/floors.rs` has the table of who may import what, and fails where somebody imports more.
 
-mod adopt;
-pub mod cgroup;
-pub mod checks;
 pub mod cli;
-pub mod counters;
-mod doctor;
-mod events;
-mod front;
+mod client;
+mod daemon;
+pub mod datapath;
 pub mod generate;
-mod handover;
 mod image;
-pub mod kernel;
-mod known;
-mod life;
-mod memory;
-mod notify;
-mod observe;
-pub mod output;
-pub mod ports;
-pub mod privilege;
-mod programs;
-mod run;
+pub mod model;
+pub mod preflight;
 
 /// What the commands of `sockredir` do.
 pub mod commands {
-    pub use crate::doctor::doctor;
-    pub use crate::handover::reload;
-    pub use crate::observe::adopt::adopt;
-    pub use crate::observe::explain::explain;
-    pub use crate::observe::flows::flows;
-    pub use crate::observe::status::status;
-    pub use crate::observe::top::top;
-    pub use crate::run::run;
+    pub use crate::client::{adopt, explain, flows, status, top};
+    pub use crate::daemon::{reload, run};
+    pub use crate::preflight::doctor;
 }
 
 use std::process::ExitCode;
@@ -48,7 +39,7 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
     format!(
         "{} (libbpf {})",
         env!("CARGO_PKG_VERSION"),
-        kernel::libbpf_version()
+        datapath::libbpf_version()
     )
 });
 

@@ -4,12 +4,11 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use sockredir::cgroup::Cgroups;
-use sockredir::checks::{self, Single};
 use sockredir::cli::{Admit, DEFAULT_FLOWS};
-use sockredir::counters::Counters;
-use sockredir::kernel::{self, Datapath};
-use sockredir::ports::PortSet;
+use sockredir::datapath::cgroup::Cgroups;
+use sockredir::datapath::{Coverage, Datapath, Options, Storage, Trusted};
+use sockredir::model::{Counters, PortSet};
+use sockredir::preflight::{Single, check_all, load};
 
 use super::cli::BenchArgs;
 use super::external::{External, Running};
@@ -33,7 +32,7 @@ impl<'a> Accelerator<'a> {
         args: &BenchArgs,
         cgroup: &Path,
         interrupted: &AtomicBool,
-        storage: &'a mut kernel::Storage,
+        storage: &'a mut Storage,
     ) -> Result<Self> {
         match &args.external {
             Some(external) => Self::start_external(external, cgroup, interrupted),
@@ -48,8 +47,8 @@ impl<'a> Accelerator<'a> {
         })
     }
 
-    fn start_own(args: &BenchArgs, cgroup: &Path, storage: &'a mut kernel::Storage) -> Result<Self> {
-        let mut options = kernel::Options {
+    fn start_own(args: &BenchArgs, cgroup: &Path, storage: &'a mut Storage) -> Result<Self> {
+        let mut options = Options {
             admit_blocking: args.admit == Admit::Any,
             scope_host: false,
             same_user: false,
@@ -59,22 +58,21 @@ impl<'a> Accelerator<'a> {
             tunables: Vec::new(),
         };
         // The self-test counts on the values of the source.
-        let mut tested = kernel::Storage::uninit();
-        let (report, ready) =
-            checks::check_all(&[cgroup.to_owned()], Single::Demanded, &options, &mut tested);
+        let mut tested = Storage::uninit();
+        let (report, ready) = check_all(&[cgroup.to_owned()], Single::Demanded, &options, &mut tested);
         report.demand(&[])?;
         let (cgroups, _) = ready.map_err(|check| anyhow!("{check} failed"))?;
         options.tunables.clone_from(&args.tunables);
-        let mut datapath = Datapath::load(&options, storage)?;
+        let mut datapath = load(&options, storage)?;
         let (first, last) = EXCLUDED_PORTS;
         let excluded: PortSet = format!("{first}-{last}")
             .parse()
             .map_err(|error| anyhow!("{error}"))?;
-        let coverage = kernel::Coverage {
+        let coverage = Coverage {
             ports: PortSet::all(),
             exclude_ports: excluded,
             exclude_programs: Vec::new(),
-            trusted: kernel::Trusted::All,
+            trusted: Trusted::All,
         };
         datapath
             .attach(&cgroups.fds(), &coverage)

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use sockredir::cli::{Admit, Generate};
-use sockredir::kernel::Tunable;
+use sockredir::datapath::Tunable;
 
 use super::cases::Filter;
 use super::external::External;

@@ -21,7 +21,7 @@ impl Host {
     pub fn look() -> Self {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let kernel = sockredir::kernel::release();
+        let kernel = sockredir::datapath::release();
         Self {
             cpu: cpu_model(&cpuinfo).unwrap_or("unknown processor").to_owned(),
             cpus: cpuinfo

@@ -26,15 +26,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result, bail};
 use clap::CommandFactory as _;
-use sockredir::cgroup::Cgroup;
+use sockredir::datapath;
+use sockredir::datapath::cgroup::Cgroup;
 use sockredir::generate::{Manual, generate};
-use sockredir::output::print;
-use sockredir::{kernel, privilege};
+use sockredir::model::print;
+use sockredir::preflight::check_privileges;
 
 use accelerator::Accelerator;
 use cli::{BenchArgs, Cli, Command};
 use host::{Activity, Host};
-use place::{Cgroups, Namespaces, Processors};
+use place::{CgroupPair, NamespacePair, Processors};
 use report::{FORMAT, Report, Row};
 use rounds::{Extent, Setup, measure_all, obstacle};
 
@@ -54,14 +55,14 @@ fn main() -> ExitCode {
 }
 
 fn bench(args: &BenchArgs) -> Result<ExitCode> {
-    kernel::set_verbose(false);
+    datapath::set_verbose(false);
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&interrupted);
     ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
         .context("failed to catch SIGINT and SIGTERM")?;
     // Before anything is measured in vain.
     let chart = args.plot.as_deref().map(create).transpose()?;
-    privilege::check()?;
+    check_privileges()?;
     let parent = Cgroup::open(args.cgroup.as_deref())?;
     refuse_if_covered(&parent)?;
 
@@ -100,7 +101,7 @@ fn create(file: &Path) -> Result<File> {
 
 /// Under a running sockredir plain TCP would not be plain.
 fn refuse_if_covered(cgroup: &Cgroup) -> Result<()> {
-    let programs = kernel::programs_over(cgroup.fd())?;
+    let programs = datapath::programs_over(cgroup.fd())?;
     if programs.iter().any(|name| name.starts_with("sockredir")) {
         bail!(
             "a running sockredir covers cgroup {}, and plain TCP would be accelerated there: stop it, or name a cgroup that it \
@@ -113,14 +114,14 @@ fn refuse_if_covered(cgroup: &Cgroup) -> Result<()> {
 
 fn measure(args: &BenchArgs, parent: &Cgroup, interrupted: &AtomicBool) -> Result<Report> {
     let mut notes = BTreeSet::new();
-    let others = kernel::programs_over(parent.fd())?;
+    let others = datapath::programs_over(parent.fd())?;
     if !others.is_empty() {
         notes.insert(format!(
             "other programs see all TCP connections here: {}",
             others.join(", ")
         ));
     }
-    let namespaces = match Namespaces::new() {
+    let namespaces = match NamespacePair::new() {
         Ok(namespaces) => Some(namespaces),
         Err(error) => {
             notes.insert(format!("failed to make network namespaces: {error:#}"));
@@ -136,8 +137,8 @@ fn measure(args: &BenchArgs, parent: &Cgroup, interrupted: &AtomicBool) -> Resul
         obstacle.is_none()
     });
 
-    let cgroups = Cgroups::below(parent.path())?;
-    let mut storage = kernel::Storage::uninit();
+    let cgroups = CgroupPair::below(parent.path())?;
+    let mut storage = datapath::Storage::uninit();
     let mut setup = Setup {
         cases,
         extent: Extent::new(args.quick, args.rounds),

@@ -17,11 +17,11 @@ const REMOVAL: Duration = Duration::from_secs(5);
 const STEP: Duration = Duration::from_millis(5);
 
 /// The two cgroups, siblings with nothing else in them.
-pub struct Cgroups {
+pub struct CgroupPair {
     root: PathBuf,
 }
 
-impl Cgroups {
+impl CgroupPair {
     pub fn below(parent: &Path) -> Result<Self> {
         let cgroups = Self {
             root: parent.join(format!("sockredir-bench-{}", process::id())),
@@ -54,7 +54,7 @@ impl Cgroups {
     }
 }
 
-impl Drop for Cgroups {
+impl Drop for CgroupPair {
     fn drop(&mut self) {
         // Only processes of the benchmark are in there.
         let _ = fs::write(self.root.join("cgroup.kill"), "1");
@@ -72,12 +72,12 @@ impl Drop for Cgroups {
 }
 
 /// Two network namespaces with a veth pair between them. They last as long as the value and the processes in them.
-pub struct Namespaces {
+pub struct NamespacePair {
     local: File,
     remote: File,
 }
 
-impl Namespaces {
+impl NamespacePair {
     /// Addresses for documentation (RFC 5737), which nobody routes.
     pub const LOCAL: &str = "192.0.2.1";
     pub const REMOTE: &str = "192.0.2.2";

@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::accelerator::Accelerator;
 use super::cases::{Case, Cores, Network, Workload};
 use super::figures::Figures;
-use super::place::{Cgroups, Namespaces, Processors};
+use super::place::{CgroupPair, NamespacePair, Processors};
 use super::process::{Locations, measure};
 use super::worker::{Address, Location, Task};
 
@@ -92,8 +92,8 @@ impl Extent {
 pub struct Setup<'setup, 'a> {
     pub cases: Vec<Case>,
     pub extent: Extent,
-    pub cgroups: &'setup Cgroups,
-    pub namespaces: Option<&'setup Namespaces>,
+    pub cgroups: &'setup CgroupPair,
+    pub namespaces: Option<&'setup NamespacePair>,
     pub processors: Processors,
     pub accelerator: Accelerator<'a>,
     pub interrupted: &'setup AtomicBool,
@@ -212,7 +212,7 @@ fn address(case: &Case, lane: Lane, number: u32) -> Address {
             let (first, last) = EXCLUDED_PORTS;
             ("127.0.0.1", first + (number % u32::from(last - first + 1)) as u16)
         }
-        Network::Veth => (Namespaces::REMOTE, 0),
+        Network::Veth => (NamespacePair::REMOTE, 0),
     };
     Address::Tcp(SocketAddrV4::new(host.parse().expect("a constant address"), port))
 }
@@ -223,10 +223,10 @@ fn locations(setup: &Setup<'_, '_>, case: &Case, lane: Lane) -> Locations {
         Lane::Plain | Lane::Unix | Lane::Control => setup.cgroups.plain(),
     };
     let Processors { client, server, .. } = setup.processors;
-    let local = setup.namespaces.map(Namespaces::local);
+    let local = setup.namespaces.map(NamespacePair::local);
     let (server_cgroup, server_namespace) = match case.network {
         // A program on another host is in no cgroup of this one.
-        Network::Veth => (setup.cgroups.plain(), setup.namespaces.map(Namespaces::remote)),
+        Network::Veth => (setup.cgroups.plain(), setup.namespaces.map(NamespacePair::remote)),
         Network::Loopback | Network::ExcludedPort => (cgroup.clone(), local.clone()),
     };
     Locations {
@@ -246,7 +246,7 @@ fn locations(setup: &Setup<'_, '_>, case: &Case, lane: Lane) -> Locations {
 /// Why a row cannot be measured here, if so.
 pub fn obstacle(
     case: &Case,
-    namespaces: Option<&Namespaces>,
+    namespaces: Option<&NamespacePair>,
     processors: &Processors,
     is_external: bool,
 ) -> Option<&'static str> {

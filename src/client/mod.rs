@@ -1,0 +1,16 @@
+//! The commands that ask a running instance and show what it says.
+
+#![warn(missing_docs)]
+
+mod adopt;
+mod ask;
+mod explain;
+mod flows;
+mod status;
+mod top;
+
+pub use adopt::adopt;
+pub use explain::explain;
+pub use flows::flows;
+pub use status::status;
+pub use top::top;

@@ -1,0 +1,374 @@
+//! When to scan for connections to adopt: at the start and after something has changed, ever more rarely, and then not at all.
+
+use std::mem;
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::request::Answer;
+use crate::cli::Adopt;
+use crate::datapath::{Datapath, ENTERING, Scan};
+use crate::model::counters::Counters;
+use crate::model::document::{Adopted, Adoption, FORMAT};
+use crate::model::finding::Finding;
+
+/// After a scan that has found something, and doubled after one that has not. An end is adopted once two scans have seen it.
+const FIRST: Duration = Duration::from_millis(250);
+const LAST: Duration = Duration::from_secs(16);
+/// Scans take at most this share of one processor's time.
+const SHARE: u32 = 50;
+/// But at most this one for the two seconds that the first end of a connection waits in the map for the other one.
+const HURRIED: u32 = 10;
+/// Scans in a row that find nothing new, after which they rest: half a minute after the last change.
+const IDLE: u32 = 7;
+/// Scans for somebody who asks for one: the first notes ends, the second adopts them.
+const ASKED: u32 = 2;
+
+/// Counters that change when a connection is not followed that may be later.
+const CHANGES: [&str; 9] = [
+    "refused_blocking",
+    "refused_blocking_server",
+    "refused_unknown_server",
+    "refused_service",
+    "refused_full",
+    "tcp_only_blocking",
+    "tcp_only_pattern",
+    "tcp_only_no_mate",
+    "drain_done",
+];
+
+/// Whoever waits for the scans that it has asked for.
+struct Asker {
+    reply: SyncSender<Result<Answer>>,
+    told: Adopted,
+    left: u32,
+}
+
+/// The scans of an instance.
+pub struct Schedule {
+    mode: Adopt,
+    /// Why there are none at all, unless somebody has asked for them all the same.
+    obstacle: Option<Finding>,
+    /// None while they rest.
+    next: Option<Instant>,
+    interval: Duration,
+    idle: u32,
+    /// What the scans before have found is old.
+    rested: bool,
+    /// Network namespaces that the last one could not enter, and whether anybody has been told of such.
+    shut: u32,
+    has_noted_shut: bool,
+    changes: u64,
+    askers: Vec<Asker>,
+    scans: u64,
+    last: Duration,
+    all: Duration,
+}
+
+impl Schedule {
+    /// For an instance that has just been attached: what its user has asked for, and whether the kernel is fit for scans.
+    pub fn new(asked: Option<Adopt>, fit: Result<(), Finding>, now: Instant) -> Self {
+        let obstacle = fit.err().filter(|_| asked.is_none());
+        let mode = asked.unwrap_or(if obstacle.is_some() {
+            Adopt::Off
+        } else {
+            Adopt::Auto
+        });
+        Self {
+            mode,
+            obstacle,
+            next: (mode != Adopt::Off).then_some(now),
+            interval: FIRST,
+            idle: 0,
+            rested: false,
+            shut: 0,
+            has_noted_shut: false,
+            changes: 0,
+            askers: Vec::new(),
+            scans: 0,
+            last: Duration::ZERO,
+            all: Duration::ZERO,
+        }
+    }
+
+    pub fn obstacle(&self) -> Option<&Finding> {
+        self.obstacle.as_ref()
+    }
+
+    /// When the next scan is due.
+    pub fn next(&self) -> Option<Instant> {
+        self.next
+    }
+
+    /// No scan from now on.
+    pub fn stop(&mut self) {
+        self.mode = Adopt::Off;
+        self.next = None;
+        self.askers.clear();
+    }
+
+    /// Somebody wants scans now, whatever the mode.
+    pub fn ask(&mut self, reply: SyncSender<Result<Answer>>, now: Instant) {
+        let told = Adopted {
+            format: FORMAT,
+            ..Adopted::default()
+        };
+        self.askers.push(Asker {
+            reply,
+            told,
+            left: ASKED,
+        });
+        self.next = Some(now);
+    }
+
+    /// Whether anything that is noticed can lead to a scan.
+    pub fn heeds_changes(&self) -> bool {
+        self.mode != Adopt::Off
+    }
+
+    /// What was counted meanwhile may be a reason to scan again.
+    pub fn notice(&mut self, counters: &Counters, now: Instant) {
+        let changes = CHANGES.iter().map(|name| counters.value(name)).sum();
+        if changes == self.changes {
+            return;
+        }
+        self.changes = changes;
+        self.idle = 0;
+        if self.mode == Adopt::Auto && self.next.is_none() {
+            self.interval = FIRST;
+            self.next = Some(now + self.interval);
+        }
+    }
+
+    /// Scans, and tells those who have asked; returns what the user should know of it, once.
+    pub fn scan(&mut self, datapath: &mut Datapath<'_>) -> Result<Option<String>> {
+        if self.rested {
+            datapath.forget_candidates()?;
+        }
+        let scan = datapath.scan()?;
+        self.scanned(&scan, Instant::now());
+        self.rested = self.next.is_none();
+        Ok(self.note())
+    }
+
+    fn note(&mut self) -> Option<String> {
+        if self.shut == 0 || mem::replace(&mut self.has_noted_shut, true) {
+            return None;
+        }
+        Some(format!(
+            "established connections of {} other network namespaces are not adopted: entering these takes {ENTERING}, and \
+             seeing their processes",
+            self.shut
+        ))
+    }
+
+    fn scanned(&mut self, scan: &Scan, now: Instant) {
+        self.scans += 1;
+        self.last = scan.took;
+        self.all += scan.took;
+        self.shut = scan.shut;
+        if scan.noted + scan.halves + scan.adopted > 0 {
+            self.idle = 0;
+            self.interval = FIRST;
+        } else {
+            self.idle += 1;
+            self.interval = LAST.min(self.interval * 2);
+        }
+        self.interval = self.interval.max(scan.took * SHARE);
+        self.next = self.follow(scan, now);
+        self.tell(scan);
+        if !self.askers.is_empty() {
+            self.next = Some(now + FIRST);
+        }
+    }
+
+    /// When the scan after this one is due, if nothing changes until then.
+    fn follow(&self, scan: &Scan, now: Instant) -> Option<Instant> {
+        if self.mode == Adopt::Off {
+            return None;
+        }
+        if scan.halves > 0 {
+            return Some(now + scan.took * HURRIED);
+        }
+        if self.idle < IDLE {
+            return Some(now + self.interval);
+        }
+        let due = scan.due.filter(|_| self.mode == Adopt::Auto)?;
+        Some(now + due.max(self.interval))
+    }
+
+    fn tell(&mut self, scan: &Scan) {
+        for asker in &mut self.askers {
+            asker.told.scans += 1;
+            asker.told.seconds += scan.took.as_secs_f64();
+            asker.told.adopted += u64::from(scan.adopted);
+            asker.left -= 1;
+        }
+        let (told, waiting) = mem::take(&mut self.askers)
+            .into_iter()
+            .partition(|asker: &Asker| asker.left == 0);
+        self.askers = waiting;
+        for asker in told {
+            // One that has gone wants no answer.
+            drop(asker.reply.send(Ok(Answer::Adopted(asker.told))));
+        }
+    }
+
+    /// What `status` tells of it.
+    pub fn adoption(&self) -> Adoption {
+        Adoption {
+            mode: self.mode.name().to_owned(),
+            scans: self.scans,
+            scan_seconds: self.all.as_secs_f64(),
+            last_scan_seconds: self.last.as_secs_f64(),
+            shut_namespaces: self.shut,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    const NOTHING: Scan = Scan {
+        noted: 0,
+        halves: 0,
+        adopted: 0,
+        due: None,
+        shut: 0,
+        took: Duration::from_millis(1),
+    };
+
+    fn counters(blocking: u64, remote: u64) -> Counters {
+        let names = ["refused_blocking", "refused_not_local"];
+        Counters::new(&names.map(str::to_owned), vec![blocking, remote])
+    }
+
+    fn scheduled(mode: Adopt, now: Instant) -> Schedule {
+        Schedule::new(Some(mode), Ok(()), now)
+    }
+
+    /// The times between scans that find this until they rest, at most so many.
+    fn intervals(schedule: &mut Schedule, scan: &Scan, most: usize) -> Vec<Duration> {
+        let mut intervals = Vec::new();
+        while let Some(now) = schedule.next().filter(|_| intervals.len() < most) {
+            schedule.scanned(scan, now);
+            intervals.extend(schedule.next().map(|next| next - now));
+        }
+        intervals
+    }
+
+    #[test]
+    fn scans_that_find_nothing_become_rare_and_rest() {
+        let now = Instant::now();
+        let mut schedule = scheduled(Adopt::Auto, now);
+        assert_eq!(schedule.next(), Some(now));
+        let intervals = intervals(&mut schedule, &NOTHING, 100);
+        assert_eq!(intervals.len() as u32, IDLE - 1);
+        assert_eq!((intervals[0], *intervals.last().unwrap()), (FIRST * 2, LAST));
+        assert_eq!(schedule.adoption().scans, u64::from(IDLE));
+    }
+
+    #[test]
+    fn they_go_on_when_a_connection_is_refused_that_may_change_and_for_no_other_reason() {
+        let now = Instant::now();
+        let mut schedule = scheduled(Adopt::Auto, now);
+        intervals(&mut schedule, &NOTHING, 100);
+        schedule.notice(&counters(0, 5), now);
+        assert_eq!(schedule.next(), None);
+        schedule.notice(&counters(1, 5), now);
+        assert_eq!(schedule.next(), Some(now + FIRST));
+        intervals(&mut schedule, &NOTHING, 100);
+        schedule.notice(&counters(1, 6), now);
+        assert_eq!(schedule.next(), None);
+    }
+
+    #[test]
+    fn what_was_noted_is_adopted_soon_and_costs_a_share_of_time_only() {
+        let mut schedule = scheduled(Adopt::Auto, Instant::now());
+        let noted = Scan { noted: 1, ..NOTHING };
+        assert_eq!(intervals(&mut schedule, &noted, 2), [FIRST; 2]);
+        let slow = Scan {
+            took: Duration::from_millis(100),
+            ..noted
+        };
+        assert_eq!(intervals(&mut schedule, &slow, 1), [Duration::from_secs(5)]);
+    }
+
+    #[test]
+    fn the_other_end_of_one_that_is_mapped_is_looked_at_at_once() {
+        let mut schedule = scheduled(Adopt::Auto, Instant::now());
+        let half = Scan { halves: 1, ..NOTHING };
+        assert_eq!(intervals(&mut schedule, &half, 2), [Duration::from_millis(10); 2]);
+        assert_eq!(intervals(&mut schedule, &NOTHING, 1), [FIRST * 2]);
+    }
+
+    #[test]
+    fn an_end_that_waits_to_come_back_is_looked_at_when_it_may() {
+        let mut schedule = scheduled(Adopt::Auto, Instant::now());
+        let minute = Duration::from_secs(60);
+        let waits = Scan {
+            due: Some(minute),
+            ..NOTHING
+        };
+        assert_eq!(intervals(&mut schedule, &waits, 30).last(), Some(&minute));
+    }
+
+    #[test]
+    fn start_ends_with_what_was_there_and_off_never_begins() {
+        let now = Instant::now();
+        let mut schedule = scheduled(Adopt::Start, now);
+        intervals(&mut schedule, &NOTHING, 100);
+        schedule.notice(&counters(1, 0), now);
+        assert_eq!(schedule.next(), None);
+        assert_eq!(scheduled(Adopt::Off, now).next(), None);
+    }
+
+    #[test]
+    fn an_unfit_kernel_is_scanned_only_for_whoever_asks_for_it() {
+        let now = Instant::now();
+        let unfit = || Err(Finding::new("it breaks", "use another"));
+        let schedule = Schedule::new(None, unfit(), now);
+        assert_eq!((schedule.next(), schedule.obstacle().is_some()), (None, true));
+        let schedule = Schedule::new(Some(Adopt::Auto), unfit(), now);
+        assert_eq!(
+            (schedule.next(), schedule.obstacle().is_some()),
+            (Some(now), false)
+        );
+        assert_eq!(Schedule::new(None, Ok(()), now).next(), Some(now));
+    }
+
+    #[test]
+    fn namespaces_that_cannot_be_entered_are_told_of_once() {
+        let now = Instant::now();
+        let mut schedule = scheduled(Adopt::Auto, now);
+        schedule.scanned(&NOTHING, now);
+        assert_eq!(schedule.note(), None);
+        let shut = Scan { shut: 2, ..NOTHING };
+        schedule.scanned(&shut, now);
+        assert!(schedule.note().is_some_and(|note| note.contains(" 2 ")));
+        schedule.scanned(&shut, now);
+        assert_eq!((schedule.note(), schedule.adoption().shut_namespaces), (None, 2));
+    }
+
+    #[test]
+    fn whoever_asks_is_told_after_two_scans() {
+        let now = Instant::now();
+        let mut schedule = scheduled(Adopt::Off, now);
+        let (reply, answer) = mpsc::sync_channel(1);
+        schedule.ask(reply, now);
+        let adopts = Scan {
+            adopted: 3,
+            ..NOTHING
+        };
+        assert_eq!(intervals(&mut schedule, &adopts, 100), [FIRST]);
+        let Ok(Answer::Adopted(told)) = answer.try_recv().unwrap() else {
+            panic!("it was told something else");
+        };
+        assert_eq!((told.scans, told.adopted), (2, 6));
+        assert_eq!(schedule.next(), None);
+    }
+}

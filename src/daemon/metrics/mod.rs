@@ -1,0 +1,11 @@
+//! `run --metrics`: what an instance tells, for Prometheus.
+
+#[cfg(test)]
+mod dist;
+mod http;
+mod text;
+
+pub use http::{Listener, Server};
+#[cfg(test)]
+pub use text::sample;
+pub use text::text;

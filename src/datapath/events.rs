@@ -1,0 +1,111 @@
+//! What the datapath wants done at once: records in a ring buffer, for a thread of their own.
+
+use std::os::fd::BorrowedFd;
+use std::sync::mpsc::{self, Receiver};
+
+use anyhow::{Context as _, Result};
+use libbpf_rs::{RingBuffer, RingBufferBuilder};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use plain::Plain;
+
+use super::programs::file_of;
+use super::reset::{Mate, Reset};
+use super::sockets::{addresses, text};
+use super::{Datapath, record, types};
+use crate::model::known::File;
+
+// SAFETY: the type consists of integers and of such types, without padding, so every pattern of bits is a value of it.
+unsafe impl Plain for types::event {}
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Event {
+    /// Look at the files of a program that nothing is known of.
+    Program { pid: u32, file: File },
+    /// A program was seen to splice for the first time.
+    Splices { name: String },
+    /// A connection would hang.
+    Reset(Reset),
+}
+
+/// The reading end of the ring buffer.
+pub struct Events {
+    ring: RingBuffer<'static>,
+    received: Receiver<types::event>,
+}
+
+impl Datapath<'_> {
+    /// From now on; nobody asked for what the self-test has left.
+    pub(crate) fn events(&self) -> Result<Events> {
+        let (sender, received) = mpsc::channel();
+        let mut builder = RingBufferBuilder::new();
+        let take = move |bytes: &[u8]| {
+            if let Some(event) = record(bytes) {
+                // The receiver is there as long as the ring is.
+                let _ = sender.send(event);
+            }
+            0
+        };
+        builder
+            .add(&self.skel.maps.sockredir_event, take)
+            .context("failed to find the datapath's events")?;
+        let ring = builder.build().context("failed to map the datapath's events")?;
+        let events = Events { ring, received };
+        events.take()?;
+        Ok(events)
+    }
+}
+
+impl Events {
+    /// Waits until there are some, or until the other end of a socket is closed; true if it is.
+    pub fn wait(&self, end: BorrowedFd<'_>) -> Result<bool> {
+        // SAFETY: the ring has its descriptor as long as it lives, which is longer than the borrow.
+        let ring = unsafe { BorrowedFd::borrow_raw(self.ring.epoll_fd()) };
+        let mut waited = [ring, end].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        match poll(&mut waited, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => Ok(waited[1].any().unwrap_or(false)),
+            Err(error) => Err(error).context("failed to wait for the datapath's events"),
+        }
+    }
+
+    /// Those that are there.
+    pub fn take(&self) -> Result<Vec<Event>> {
+        self.ring
+            .consume()
+            .context("failed to read the datapath's events")?;
+        Ok(self.received.try_iter().filter_map(|event| of(&event)).collect())
+    }
+}
+
+fn of(event: &types::event) -> Option<Event> {
+    match event.kind {
+        types::event_kind::EVENT_PROGRAM => Some(Event::Program {
+            pid: event.pid,
+            file: file_of(&event.program.file),
+        }),
+        types::event_kind::EVENT_SPLICES => Some(Event::Splices {
+            name: text(&event.name),
+        }),
+        types::event_kind::EVENT_RESET => {
+            let (local, remote) = addresses(&event.endpoints);
+            let (mate_local, mate_remote) = addresses(&event.mate);
+            Some(Event::Reset(Reset {
+                netns: event.netns,
+                local,
+                remote,
+                next: event.seq,
+                heard: event.heard,
+                expected: event.ack,
+                mark: event.mark,
+                interface: event.interface,
+                mate: (event.mate_netns != 0).then_some(Mate {
+                    netns: event.mate_netns,
+                    local: mate_local,
+                    remote: mate_remote,
+                }),
+            }))
+        }
+        _ => None,
+    }
+}

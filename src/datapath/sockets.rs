@@ -1,0 +1,118 @@
+//! Reads what the datapath's iterator over open files writes of TCP sockets.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use plain::Plain;
+
+use super::{Datapath, read_records, types};
+use crate::model::document::{Amount, Direction, FlowState, Process};
+use crate::model::reasons::NOT_FOLLOWED;
+use crate::model::socket::{Followed, Socket};
+
+/// The number of the state, the same for ever (include/net/tcp_states.h).
+const TCP_LISTEN: u32 = 10;
+
+// SAFETY: the types consist of integers and of such types, without padding, so every pattern of bits is a value of theirs.
+unsafe impl Plain for types::seen {}
+
+impl Datapath<'_> {
+    /// Every TCP socket of the covered cgroup that a program holds, of all network namespaces: once for each process.
+    pub(crate) fn sockets(&self) -> Result<Vec<Socket>> {
+        let link = self
+            .skel
+            .progs
+            .sockredir_seen
+            .attach_trace()
+            .context("failed to attach the iterator over sockets")?;
+        let all: Vec<types::seen> = read_records(&link).context("failed to read the sockets")?;
+        Ok(all.iter().map(|seen| self.socket(seen)).collect())
+    }
+
+    fn socket(&self, seen: &types::seen) -> Socket {
+        let is_listening = seen.tcp_state == TCP_LISTEN;
+        let (local, remote) = addresses(&seen.endpoints);
+        let followed = seen.flow.low != 0 || seen.flow.high != 0;
+        Socket {
+            local,
+            remote,
+            netns: seen.endpoints.netns,
+            inode: seen.inode,
+            process: Process {
+                pid: seen.pid,
+                uid: seen.uid,
+                name: text(&seen.name),
+            },
+            is_listening,
+            is_blocking: seen.blocking != 0,
+            state: state_of(seen.state),
+            reason: match seen.reason {
+                0 if is_listening => None,
+                reason => Some(self.reason(reason)),
+            },
+            followed: followed.then(|| Followed {
+                flow: (seen.flow.low, seen.flow.high),
+                accepted: seen.accepted != 0,
+                age: Duration::from_nanos(seen.age),
+            }),
+            queue_bytes: seen.queue.into(),
+            sends: Direction {
+                redirected: amount(&seen.redirected),
+                tcp: amount(&seen.passed),
+                tcp_bytes_ever: seen.tcp_bytes,
+                queue_bytes: 0,
+                queue_peak_bytes: seen.queue_peak.into(),
+                last_message: self.counter_names.get(seen.last_message as usize).cloned(),
+            },
+        }
+    }
+
+    /// The name of a counter that is a reason.
+    pub(super) fn reason(&self, counter: u32) -> String {
+        let name = self.counter_names.get(counter as usize);
+        name.cloned().unwrap_or_else(|| NOT_FOLLOWED.to_owned())
+    }
+}
+
+fn amount(checkpoint: &types::checkpoint) -> Amount {
+    Amount {
+        bytes: checkpoint.bytes,
+        messages: checkpoint.messages,
+    }
+}
+
+pub(super) fn state_of(state: types::flow_state) -> FlowState {
+    match state {
+        types::flow_state::FLOW_OBSERVE => FlowState::Observed,
+        types::flow_state::FLOW_ADMITTED => FlowState::Admitted,
+        types::flow_state::FLOW_DRAIN => FlowState::Draining,
+        _ => FlowState::TcpOnly,
+    }
+}
+
+/// Local and remote.
+pub(super) fn addresses(endpoints: &types::endpoints) -> (SocketAddr, SocketAddr) {
+    let address = |words: &[u32; 4], port: u32| {
+        let mut bytes = [0; 16];
+        for (four, word) in bytes.chunks_exact_mut(4).zip(words) {
+            four.copy_from_slice(&word.to_ne_bytes());
+        }
+        let address = IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical();
+        SocketAddr::new(address, port as u16)
+    };
+    (
+        address(&endpoints.local, endpoints.local_port),
+        address(&endpoints.remote, endpoints.remote_port),
+    )
+}
+
+/// A name that ends at a zero. The skeleton has C's characters as i8, on every processor.
+pub(super) fn text(name: &[i8]) -> String {
+    let bytes: Vec<u8> = name
+        .iter()
+        .map(|byte| *byte as u8)
+        .take_while(|byte| *byte != 0)
+        .collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
