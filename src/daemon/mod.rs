@@ -1,6 +1,6 @@
 //! `sockredir run`: the instance from its start to its totals, and those who ask it meanwhile.
 //!
-//! [`run`] makes everything ready and starts the threads; [`main_loop`] is where all that changes the datapath is done. Others ask
+//! [`run()`] makes everything ready and starts the threads; [`main_loop`] is where all that changes the datapath is done. Others ask
 //! for that by a [`request`]: the socket of [`control`], the one of [`metrics`], and signals. [`events`] has a thread of its own.
 
 #![warn(missing_docs)]
