@@ -216,6 +216,7 @@ fn connections_that_redirected_data_would_break_are_left_alone() {
         ("zero-copy", "refused_special", 0),
         ("low-water", "refused_special", 0),
         ("peek-offset", "refused_special", 0),
+        ("small-buffer", "refused_special", 0),
     ] {
         assert_left_alone(state, reason, later);
     }

@@ -85,6 +85,7 @@ fn a_message_that_is_sent_late_is_not_overtaken() {
     arena.network().filter(&format!(
         "table inet slow {{\nchain slow {{\n{counters}}}\nchain input {{\ntype filter hook input priority filter;\n{jumps}}}\n}}"
     ));
+    arena.network().set("ipv4/tcp_rmem", "4096 131072 65536");
     let tool = Tool::start(&arena, &[]);
     let report = arena.traffic(&["overtake"]).finish();
     let totals = tool.stop();

@@ -13,6 +13,7 @@
 #define SO_TIMESTAMP_OLD 29
 #define SO_TIMESTAMPNS_OLD 35
 #define SO_TIMESTAMPING_OLD 37
+#define SO_RCVBUFFORCE 33
 #define SO_PEEK_OFF 42
 #define SO_ZEROCOPY 60
 #define SO_TIMESTAMP_NEW 63
@@ -46,6 +47,10 @@ static __always_inline bool is_option_special(struct bpf_sockopt *ctx)
 	switch (ctx->optname) {
 	case SO_RCVLOWAT:
 		return value > 1;
+	/* The kernel doubles it. */
+	case SO_RCVBUF:
+	case SO_RCVBUFFORCE:
+		return value < RCVBUF_LEAST / 2;
 	case SO_PEEK_OFF:
 		return value >= 0;
 	case SO_OOBINLINE:

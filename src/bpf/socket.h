@@ -88,6 +88,17 @@ static __always_inline bool is_queue_empty(struct sk_psock *psock)
 	       (void *)psock + bpf_core_field_offset(struct sk_psock, ingress_msg);
 }
 
+/* The program wants a smaller receive buffer than TCP begins with. What was moved to the psock's queue fills it as well, and if close
+ * finds it more than full, and two segments arrive that moment, Linux 6.12 stops (tcp_collapse).
+ */
+#define RCVBUF_LEAST 131072
+
+static __always_inline bool is_buffer_small(struct sock *sock)
+{
+	return BPF_CORE_READ_BITFIELD(sock, sk_userlocks) & SOCK_RCVBUF_LOCK &&
+	       sock->sk_rcvbuf < RCVBUF_LEAST;
+}
+
 /* A socket that asks for what redirected data cannot honour, or that is not a program's own. */
 static __always_inline bool is_special(struct tcp_sock *tcp)
 {
@@ -97,7 +108,8 @@ static __always_inline bool is_special(struct tcp_sock *tcp)
 			      1ul << bpf_core_enum_value(enum sock_flags, SOCK_RCVTSTAMP) |
 			      1ul << bpf_core_enum_value(enum sock_flags, SOCK_URGINLINE);
 
-	if (tcp->inet_conn.icsk_ulp_ops || sock->sk_rcvlowat > 1 || sock->sk_peek_off >= 0)
+	if (tcp->inet_conn.icsk_ulp_ops || sock->sk_rcvlowat > 1 || sock->sk_peek_off >= 0 ||
+	    is_buffer_small(sock))
 		return true;
 	if (sock->__sk_common.skc_flags & flags || sock->sk_tsflags)
 		return true;

@@ -99,7 +99,7 @@ pub static REASONS: &[Reason] = &[
     Reason {
         name: "refused_special",
         cause: "the socket uses what redirected data cannot honour (a ULP, zero-copy, a low-water mark, a peek offset, \
-                timestamps, TCP_INQ, inline urgent data, TCP_REPAIR), or belongs to the kernel, to MPTCP or to SMC",
+                timestamps, TCP_INQ, inline urgent data, TCP_REPAIR, a receive buffer below 64 KiB), or belongs to the kernel, to MPTCP or to SMC",
         remedy: "do without that option in the program; if it is needed there is nothing to do, as it works on TCP",
     },
     Reason {

@@ -19,6 +19,7 @@ const SIZE: usize = 512;
 const ROUNDS: usize = 64;
 /// Room for the messages that wait to be read.
 const BUFFER: i32 = 1 << 20;
+const SMALL_BUFFER: i32 = 32 << 10;
 const OUT_OF_BAND: u8 = b'!';
 const STUCK: Duration = Duration::from_millis(STUCK_MILLISECONDS as u64);
 
@@ -47,6 +48,8 @@ enum State {
     /// One has an option that redirected data cannot honour
     ZeroCopy,
     LowWater,
+    /// Its receive buffer is one that fills
+    SmallBuffer,
     PeekOffset,
     /// One sends small messages without an answer
     OneWay,
@@ -108,6 +111,7 @@ fn prepare(pair: &mut Pair, state: State, buffer: &mut [u8]) -> Result<()> {
         State::ZeroCopy => sys::change(pair.server.stream(), Change::ZeroCopy)?,
         State::PeekOffset => sys::change(pair.server.stream(), Change::PeekOffset)?,
         State::LowWater => sys::set_low_water(pair.server.stream(), 2)?,
+        State::SmallBuffer => sys::set_buffers(pair.server.stream(), Some(SMALL_BUFFER), None)?,
         State::Urgent => drop(sys::send(pair.client.stream(), &[OUT_OF_BAND], libc::MSG_OOB)?),
         State::Deaf => pair.server.stream().shutdown(Shutdown::Read)?,
         State::HalfClosed => pair.client.stream().shutdown(Shutdown::Write)?,

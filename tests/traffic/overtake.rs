@@ -14,8 +14,7 @@ use crate::fault::Pages;
 use crate::options::{Common, Mode};
 use crate::{sys, task};
 
-/// SO_RCVBUF of the server: a message of more than that is never redirected.
-const ROOM: i32 = 32 << 10;
+/// One segment, and more than is redirected where TCP gives no buffer more than 64 KiB.
 const LARGE: usize = 40 << 10;
 const SMALL: usize = 100;
 /// So many one-way messages of this size that the last ones go through TCP.
@@ -108,7 +107,6 @@ pub fn main(mut options: Options) -> Result<()> {
     for pair in &mut connect(&options.common, seed, options.common.connections.unwrap_or(8))? {
         pair.client.send_at_once()?;
         pair.server.send_at_once()?;
-        sys::set_buffers(pair.server.stream(), Some(ROOM), None).context("failed to set SO_RCVBUF")?;
         pair.echo(64, TINY, &mut buffer)?;
         ahead += u64::from(attempt(pair, processors)?);
     }
