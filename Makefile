@@ -94,7 +94,10 @@ install: ## Install what `make build` has built: sudo make install PREFIX=/usr/l
 
 .PHONY: uninstall
 uninstall: ## Remove what `make install` has put in place; stop the service first
-	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/sockredir $(BASH_COMPLETION) $(ZSH_COMPLETION) $(FISH_COMPLETION))
+	set -e; for name in sockredir sockredir-bench; do \
+		rm -f $(DESTDIR)$(PREFIX)/bin/$$name $(DESTDIR)$(PREFIX)/$(BASH_COMPLETIONS)/$$name \
+			$(DESTDIR)$(PREFIX)/$(ZSH_COMPLETIONS)/_$$name $(DESTDIR)$(PREFIX)/$(FISH_COMPLETIONS)/$$name.fish; \
+	done
 	rm -f $(DESTDIR)$(PREFIX)/share/man/man8/sockredir.8* $(DESTDIR)$(PREFIX)/share/man/man8/sockredir-*.8*
 	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/sockredir.service
 	rm -rf $(DESTDIR)$(PREFIX)/share/doc/sockredir

@@ -306,6 +306,9 @@ static __always_inline enum counter judge(struct sk_msg_md *msg, struct sk_msg *
 			return COUNTER_MESSAGES_TCP_ONLY;
 		break;
 	case FLOW_ADMITTED:
+		/* Its program shows itself in the callback of a message through TCP. */
+		if (end->accepted && !end->shown)
+			return COUNTER_MESSAGES_OBSERVED;
 		if (is_refresh_due(end, flow))
 			return COUNTER_MESSAGES_REFRESH;
 		reason = judge_own(end, flow, own, turn, size);

@@ -18,10 +18,11 @@ mod splice;
 mod sys;
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
@@ -71,13 +72,28 @@ struct Options {
     seed: u64,
 }
 
+const PORT_IS_FREE: Duration = Duration::from_secs(5);
+
 /// Connections that one of the two ends, or the kernel, has reset.
 static RESETS: AtomicU64 = AtomicU64::new(0);
+
+/// An earlier relay may leave its port a moment after its end.
+fn listen(address: SocketAddr) -> io::Result<Listener> {
+    let deadline = Instant::now() + PORT_IS_FREE;
+    loop {
+        match Listener::bind(address, true, false) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(20));
+            }
+            result => return result,
+        }
+    }
+}
 
 fn main() -> Result<()> {
     let options = Options::parse();
     sys::raise_file_limit()?;
-    let listener = Listener::bind(options.listen, true, false).context("failed to listen")?;
+    let listener = listen(options.listen).context("failed to listen")?;
     thread::spawn(|| {
         // The end of standard input is the end of the relay; what comes before it does not matter.
         let _ = io::copy(&mut io::stdin(), &mut io::sink());
