@@ -294,7 +294,7 @@ pub static REASONS: &[Reason] = &[
     },
     Reason {
         name: "messages_not_accepted",
-        cause: "the server has not accepted the connection yet",
+        cause: "with `--same-user`, the server has not accepted the connection yet, so its user is not known",
         remedy: "nothing to do, unless there are many: the server is slow to accept",
     },
     Reason {
