@@ -11,9 +11,9 @@
 /* Macros of the kernel's headers, which BTF does not carry (asm-generic/socket.h, linux/tcp.h, errno). */
 #define SO_OOBINLINE 10
 #define SO_TIMESTAMP_OLD 29
+#define SO_RCVBUFFORCE 33
 #define SO_TIMESTAMPNS_OLD 35
 #define SO_TIMESTAMPING_OLD 37
-#define SO_RCVBUFFORCE 33
 #define SO_PEEK_OFF 42
 #define SO_ZEROCOPY 60
 #define SO_TIMESTAMP_NEW 63
