@@ -111,14 +111,18 @@ fn the_accelerated_column_was_accelerated_and_plain_tcp_was_not() {
     assert!(carried("plain") > 1.0 && carried("unix") == 0.0, "{columns}");
 }
 
-/// A sender that fills its queue whenever there is room would stay with TCP.
+/// A sender that fills its queue whenever there is room would stay with TCP, and so would one whose message was taken in part, if
+/// its rest counted as a small one: that is up to the moment at which the receiver accepts, so several rounds are run.
 #[test]
 fn a_stream_of_large_messages_on_one_core_bypasses_tcp() {
     let arena = Arena::new();
-    let report = json(&arena, &["--filter", "stream/64KiB/same-core"]);
+    let report = json(&arena, &["--rounds", "15", "--filter", "stream/64KiB/same-core"]);
     let accelerated = &report["rows"][0]["columns"]["sockredir"];
-    let share = accelerated["median"]["redirected"].as_f64();
-    assert!(share.is_some_and(|share| share > 0.7), "{accelerated}");
+    let rounds = accelerated["rounds"].as_array().unwrap();
+    let bypassed = rounds
+        .iter()
+        .filter(|round| round["redirected"].as_f64().is_some_and(|share| share > 0.7));
+    assert!(bypassed.count() >= 13, "{accelerated}");
 }
 
 #[test]

@@ -363,7 +363,8 @@ static __always_inline int verdict(struct sk_msg_md *msg)
 		count_many(COUNTER_BYTES_REDIRECTED, msg->size);
 	} else {
 		end->via = VIA_TCP;
-		end->bulk = msg->size >= bulk_bytes;
+		/* What is left of a large message that was taken in part is no small one. */
+		end->bulk = msg->size >= bulk_bytes || (end->bulk && end->one_way && end->one_way < one_way_tcp);
 		end->passed.bytes += msg->size;
 		end->passed.messages++;
 		count_many(COUNTER_BYTES_TCP, msg->size);
