@@ -82,7 +82,7 @@ fn ports_choose_which_connections_are_accelerated() {
     assert_bypassed(echo(&["--ports", "1024-65535", "--exclude-ports", "1-1023"], &[]));
 }
 
-/// A server that the tool does not cover: the client's end finds no mate and must not stay in the map, where it would be
+/// A server that the tool does not cover: the client's end finds no peer and must not stay in the map, where it would be
 /// slower than plain TCP.
 #[test]
 fn a_connection_with_one_end_outside_the_cgroup_leaves_the_map() {

@@ -291,7 +291,7 @@ fn a_network_namespace_that_cannot_be_entered_is_left_out_and_told_of() {
     );
 }
 
-/// An end whose mate is not covered is looked at again and again, and never enters the map.
+/// An end whose peer is not covered is looked at again and again, and never enters the map.
 #[test]
 fn a_connection_with_one_end_outside_the_cgroup_is_not_adopted() {
     let arena = Arena::new();

@@ -31,7 +31,7 @@ const BUDGET: [(&str, Figures); 11] = [
     ("sockredir_elsewhere", budget(14_000, 430, 100)),
     ("sockredir_read", budget(15_000, 700, 320)),
     ("sockredir_tally", budget(1_500, 100, 140)),
-    ("sockredir_seen", budget(15_000, 500, 500)),
+    ("sockredir_sockets", budget(15_000, 500, 500)),
     ("sockredir_stop", budget(8_000, 400, 128)),
     ("sockredir_adopt", budget(50_000, 1_900, 480)),
 ];

@@ -43,7 +43,7 @@ static __always_inline bool is_awaited(struct sock *sock)
 	return false;
 }
 
-/* Why an end that the gate lets pass is not adopted now, as far as its socket tells; COUNTERS if it may be. Only a file that
+/* Why an end that the gate lets pass is not adopted now, as far as its socket tells; NO_REASON if it may be. Only a file that
  * does not block is taken, whatever is admitted: a thread that enters recv before the map has the socket waits for TCP's own
  * queue, where nothing will come.
  */
@@ -63,7 +63,7 @@ static __always_inline enum counter adoption_of(struct tcp_sock *tcp)
 		return COUNTER_REFUSED_TAKEN;
 	if (tcp->urg_data)
 		return COUNTER_REFUSED_SPECIAL;
-	return sleepers(sock) ? COUNTER_ADOPT_WAITED : COUNTERS;
+	return sleepers(sock) ? COUNTER_ADOPT_WAITED : NO_REASON;
 }
 
 /* Whether a socket that may have been followed before is not, and would be if it were established now. */
@@ -71,7 +71,7 @@ static __always_inline bool is_eligible(struct end *end, struct tcp_sock *tcp)
 {
 	if (end && end->mapped)
 		return false;
-	return gate_of(tcp, end ? end->exclusion : 0) == COUNTERS && is_in_cgroup(sock_of(tcp));
+	return gate_of(tcp, end ? end->exclusion : 0) == NO_REASON && is_in_cgroup(sock_of(tcp));
 }
 
 /* Whether a scan of the socket's network namespace may adopt it, now or when nobody waits for it any more. */
@@ -84,7 +84,7 @@ static __always_inline bool is_candidate(struct sock *sock)
 	if (!is_eligible(end, tcp))
 		return false;
 	refusal = adoption_of(tcp);
-	return refusal == COUNTERS || refusal == COUNTER_ADOPT_WAITED;
+	return refusal == NO_REASON || refusal == COUNTER_ADOPT_WAITED;
 }
 
 /* What changes its nature all the time must not go in and out all the time. */
@@ -207,7 +207,7 @@ static __always_inline enum counter adopt_into(struct flow *flow, struct end *en
 					       const struct program_key *client)
 {
 	struct file *file = file_of(sock_of(tcp));
-	enum counter refusal = COUNTERS;
+	enum counter refusal = NO_REASON;
 	struct end_key key = end->own;
 	bool is_first = !flow;
 
@@ -221,7 +221,7 @@ static __always_inline enum counter adopt_into(struct flow *flow, struct end *en
 		refusal = COUNTER_ADOPT_WAITED;
 	else if (!is_first && !adopt_join(flow, end, tcp))
 		refusal = COUNTER_ADOPT_UNPAIRED;
-	if (refusal != COUNTERS) {
+	if (refusal != NO_REASON) {
 		if (refusal != COUNTER_REFUSED_TAKEN)
 			bpf_map_delete_elem(&sockredir_map, &key);
 		if (is_first)
@@ -237,7 +237,7 @@ static __always_inline enum counter adopt_into(struct flow *flow, struct end *en
 		adopt_joined++;
 		decide(sock_of(tcp), COUNTER_ADOPTED);
 	}
-	return COUNTERS;
+	return NO_REASON;
 }
 
 /* The first end waits in the map for the second one, which a scan that follows soon may find otherwise. */
@@ -248,10 +248,10 @@ static __always_inline enum counter postpone(struct flow *flow, enum counter ref
 	return refusal;
 }
 
-/* An end that has qualified for long enough, with its mate. */
+/* An end that has qualified for long enough, with its peer. */
 static __always_inline enum counter adopt_end(struct tcp_sock *tcp, const struct endpoints *endpoints)
 {
-	struct candidate *own, *mate;
+	struct candidate *own, *peer;
 	struct endpoints mirrored;
 	struct service_key key = {};
 	enum counter refusal;
@@ -265,11 +265,11 @@ static __always_inline enum counter adopt_end(struct tcp_sock *tcp, const struct
 
 	mirror(endpoints, &mirrored);
 	own = bpf_map_lookup_elem(&sockredir_cand, endpoints);
-	mate = bpf_map_lookup_elem(&sockredir_cand, &mirrored);
-	if (!own || !mate)
+	peer = bpf_map_lookup_elem(&sockredir_cand, &mirrored);
+	if (!own || !peer)
 		return COUNTER_ADOPT_UNPAIRED;
-	connected = has_connected(&own->numbers, &mate->numbers);
-	if (!connected && !has_connected(&mate->numbers, &own->numbers))
+	connected = has_connected(&own->numbers, &peer->numbers);
+	if (!connected && !has_connected(&peer->numbers, &own->numbers))
 		return COUNTER_ADOPT_UNPAIRED;
 	numbers = own->numbers;
 	numbers.seq += connected;
@@ -277,35 +277,35 @@ static __always_inline enum counter adopt_end(struct tcp_sock *tcp, const struct
 		return COUNTER_REFUSED_SPECIAL;
 	both = flow_key_of(numbers);
 	flow = bpf_map_lookup_elem(&sockredir_flow, &both);
-	if (flow ? state_of(flow_word(flow)) != FLOW_OBSERVE || flow->sock[!side_of(numbers)] != mate->sock :
-		   mate->scan + 1 < adopt_scan)
+	if (flow ? state_of(flow_word(flow)) != FLOW_OBSERVE || flow->sock[!side_of(numbers)] != peer->sock :
+		   peer->scan + 1 < adopt_scan)
 		return COUNTER_ADOPT_UNPAIRED;
-	service_at(connected ? endpoints : &mirrored, connected ? own->cgroup : mate->cgroup, &key);
+	service_at(connected ? endpoints : &mirrored, connected ? own->cgroup : peer->cgroup, &key);
 	if (turn_of(&key) > 0)
 		return turn_of(&key);
 	program_key_settle(&own->program);
-	program_key_settle(&mate->program);
+	program_key_settle(&peer->program);
 	refusal = reader_refusal(&own->program);
-	if (refusal == COUNTERS)
-		refusal = reader_refusal(&mate->program);
-	if (refusal != COUNTERS)
+	if (refusal == NO_REASON)
+		refusal = reader_refusal(&peer->program);
+	if (refusal != NO_REASON)
 		return postpone(flow, refusal);
-	if (own->unread || (!flow && mate->unread))
+	if (own->unread || (!flow && peer->unread))
 		return postpone(flow, COUNTER_ADOPT_UNREAD);
 	end = bpf_sk_storage_get(&sockredir_end, tcp, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!end)
 		return COUNTER_REFUSED_FULL;
 	departures = end->departures;
 	left_at = end->left_at;
-	left = end->left;
+	left = end->leave_reason;
 	end_renew(end, numbers, !connected);
 	end->program = own->program;
-	refusal = adopt_into(flow, end, tcp, own, &key, connected ? &own->program : &mate->program);
-	if (refusal == COUNTERS)
-		return COUNTERS;
+	refusal = adopt_into(flow, end, tcp, own, &key, connected ? &own->program : &peer->program);
+	if (refusal == NO_REASON)
+		return NO_REASON;
 	end->departures = departures;
 	end->left_at = left_at;
-	end->left = left;
+	end->leave_reason = left;
 	if (!departures)
 		bpf_sk_storage_delete(&sockredir_end, tcp);
 	return postpone(flow, refusal);
@@ -324,9 +324,9 @@ static __always_inline void adopt(struct tcp_sock *tcp)
 		return;
 	now = bpf_ktime_get_ns();
 	refusal = adoption_of(tcp);
-	if (refusal == COUNTERS && end && is_too_early(end, now))
+	if (refusal == NO_REASON && end && is_too_early(end, now))
 		refusal = COUNTER_ADOPT_AGAIN;
-	if (refusal == COUNTERS) {
+	if (refusal == NO_REASON) {
 		endpoints_of(sock, &endpoints);
 		if (note(&endpoints, tcp, now))
 			refusal = adopt_end(tcp, &endpoints);
@@ -345,7 +345,7 @@ static __always_inline void forget(struct sock *sock)
 	bpf_map_delete_elem(&sockredir_cand, &endpoints);
 }
 
-/* A process holds a connection. If it is kept off, or has an io_uring, neither this end nor its mate is adopted. */
+/* A process holds a connection. If it is kept off, or has an io_uring, neither this end nor its peer is adopted. */
 static __always_inline void held(struct sock *sock, struct task_struct *task)
 {
 	struct candidate *candidate;
@@ -362,14 +362,14 @@ static __always_inline void held(struct sock *sock, struct task_struct *task)
 	if (!exclusion) {
 		holder_add(candidate, task->tgid);
 		if (program_key_of(task, &program, false) && program_at(&program, task) &&
-		    (!candidate->program.file.inode || reader_refusal(&program) != COUNTERS))
+		    (!candidate->program.file.inode || reader_refusal(&program) != NO_REASON))
 			candidate->program = program;
 		return;
 	}
 	bpf_map_delete_elem(&sockredir_cand, &endpoints);
 	end = bpf_sk_storage_get(&sockredir_end, sock, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (end && !end->mapped)
-		end->exclusion = end->left = exclusion;
+		end->exclusion = end->leave_reason = exclusion;
 }
 
 #endif

@@ -32,8 +32,8 @@ static __always_inline void end_init(struct end *end, __u32 seq, __u32 ack)
 {
 	end->own.seq = seq;
 	end->own.ack = ack;
-	end->mate.seq = end->own.ack;
-	end->mate.ack = end->own.seq;
+	end->peer.seq = end->own.ack;
+	end->peer.ack = end->own.seq;
 	end->side = side_of(end->own);
 	end->flow = flow_key_of(end->own);
 	end->since = end->refreshed = bpf_ktime_get_ns();
@@ -64,7 +64,7 @@ static __always_inline __u32 service_verdict(const struct service_key *key, stru
  * kernel marks every packet with a random number of its socket, which stays with it on its way through this host and is
  * not on the wire: the packet that establishes the accepted end must bear that of the connecting one.
  */
-static __always_inline bool is_sent_by_mate(struct bpf_sock_ops *ctx, struct flow *flow)
+static __always_inline bool is_sent_by_peer(struct bpf_sock_ops *ctx, struct flow *flow)
 {
 	struct bpf_sock_ops_kern *kernel = bpf_cast_to_kern_ctx(ctx);
 	struct sk_buff *packet = kernel->skb;
@@ -80,14 +80,14 @@ static __always_inline bool is_same_address(const __u32 *one, const __u32 *other
 /* Whether nothing between the ends translates the connection or sees it: it stays in its network namespace, and what one end
  * has connected to is what the other end is.
  */
-static __noinline bool is_direct(struct sock *sock, struct sock *mate)
+static __noinline bool is_direct(struct sock *sock, struct sock *peer)
 {
 	struct endpoints own, other;
 
-	if (!sock || !mate)
+	if (!sock || !peer)
 		return false;
 	endpoints_of(sock, &own);
-	endpoints_of(kernel_object(mate, struct sock), &other);
+	endpoints_of(kernel_object(peer, struct sock), &other);
 	return own.netns == other.netns && own.local_port == other.remote_port &&
 	       own.remote_port == other.local_port && is_same_address(own.local, other.remote) &&
 	       is_same_address(own.remote, other.local);
@@ -118,7 +118,7 @@ static __always_inline struct end *end_create(struct bpf_sock *sk, struct sock *
 /* Law 11: an end whose program is not known stays out of the map for good, and shows it in its callbacks. */
 static __always_inline void end_watch(struct bpf_sock_ops *ctx, struct end *end, enum counter reason)
 {
-	end->left = reason;
+	end->leave_reason = reason;
 	end->read_seq = end->own.ack;
 	callbacks_add(ctx, end, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
 }
@@ -142,9 +142,9 @@ static __noinline void establish_active(struct bpf_sock_ops *ctx)
 	sock = sock_of(tcp);
 	refusal = gate_of(tcp, end ? end->exclusion : 0);
 	/* Two equal numbers would make the two ends one. */
-	if (refusal == COUNTERS && ctx->snd_nxt == ctx->rcv_nxt)
+	if (refusal == NO_REASON && ctx->snd_nxt == ctx->rcv_nxt)
 		refusal = COUNTER_REFUSED_SPECIAL;
-	if (refusal != COUNTERS)
+	if (refusal != NO_REASON)
 		goto refused;
 	if (!end)
 		end = end_create(sk, sock);
@@ -160,7 +160,7 @@ static __noinline void establish_active(struct bpf_sock_ops *ctx)
 		end_watch(ctx, end, refusal);
 		return;
 	}
-	if (refusal != COUNTERS)
+	if (refusal != NO_REASON)
 		goto refused;
 	flow.observe = service_verdict(&flow.service, sock);
 	if (!flow.observe)
@@ -188,24 +188,24 @@ forgotten:
 		bpf_sk_storage_delete(&sockredir_end, sk);
 }
 
-/* Why an accepted socket is not inserted, by what is known of the program that listens; COUNTERS if it may be. */
+/* Why an accepted socket is not inserted, by what is known of the program that listens; NO_REASON if it may be. */
 static __always_inline enum counter server_refusal(struct listener *listener, __u32 port)
 {
 	struct program *program;
 	enum counter refusal;
 
 	if (!listener)
-		return trust_all && admit_any ? COUNTERS : COUNTER_REFUSED_UNKNOWN_SERVER;
+		return trust_all && admit_any ? NO_REASON : COUNTER_REFUSED_UNKNOWN_SERVER;
 	if (listener->exclusion)
 		return listener->exclusion;
 	program_key_settle(&listener->program);
 	refusal = listener->shared ? COUNTER_REFUSED_UNKNOWN_PROGRAM : reader_refusal(&listener->program);
-	if (refusal != COUNTERS || admit_any)
+	if (refusal != NO_REASON || admit_any)
 		return refusal;
 	program = bpf_map_lookup_elem(&sockredir_prog, &listener->program);
 	switch (accepts_of(listener, program, port)) {
 	case NATURE_NONBLOCKING:
-		return COUNTERS;
+		return NO_REASON;
 	case NATURE_BLOCKING:
 		return COUNTER_REFUSED_BLOCKING_SERVER;
 	default:
@@ -227,7 +227,7 @@ static __always_inline void refuse_flow(struct flow *flow, enum counter refusal)
 	refuse(flow, reason);
 }
 
-/* Why an accepting end may not be, but for its program; COUNTERS if it may. */
+/* Why an accepting end may not be, but for its program; NO_REASON if it may. */
 static __always_inline enum counter passive_refusal(struct bpf_sock_ops *ctx, struct tcp_sock *tcp,
 						    struct flow *flow)
 {
@@ -235,7 +235,7 @@ static __always_inline enum counter passive_refusal(struct bpf_sock_ops *ctx, st
 
 	if (!flow)
 		return COUNTER_REFUSED_UNPAIRED;
-	if (!is_sent_by_mate(ctx, flow))
+	if (!is_sent_by_peer(ctx, flow))
 		return COUNTER_REFUSED_FOREIGN;
 	if (stopping || handed_over)
 		return COUNTER_REFUSED_STOPPING;
@@ -243,7 +243,7 @@ static __always_inline enum counter passive_refusal(struct bpf_sock_ops *ctx, st
 		return COUNTER_REFUSED_NOT_LOCAL;
 	if (is_port_excluded(sock))
 		return COUNTER_REFUSED_PORT;
-	return is_special(tcp) ? COUNTER_REFUSED_SPECIAL : COUNTERS;
+	return is_special(tcp) ? COUNTER_REFUSED_SPECIAL : NO_REASON;
 }
 
 static __always_inline bool is_unknown(enum counter refusal)
@@ -296,18 +296,18 @@ static __noinline void establish_passive(struct bpf_sock_ops *ctx)
 	sock = sock_of(tcp);
 	flow = bpf_map_lookup_elem(&sockredir_flow, &key);
 	refusal = passive_refusal(ctx, tcp, flow);
-	server = COUNTERS;
-	if (refusal == COUNTERS || (!flow && is_route_covered(sock) && is_port_covered(sock))) {
+	server = NO_REASON;
+	if (refusal == NO_REASON || (!flow && is_route_covered(sock) && is_port_covered(sock))) {
 		listener = listener_of(sock);
 		server = server_refusal(listener, ctx->local_port);
 	}
-	if (refusal == COUNTERS && server != COUNTERS) {
+	if (refusal == NO_REASON && server != NO_REASON) {
 		refusal = server;
 		refuse_flow(flow, server);
 	}
-	if (refusal != COUNTERS)
+	if (refusal != NO_REASON)
 		decide(sock, refusal);
-	if (refusal != COUNTERS && !is_unknown(server))
+	if (refusal != NO_REASON && !is_unknown(server))
 		return;
 	end = end_create(sk, sock);
 	if (!end)
@@ -317,7 +317,7 @@ static __noinline void establish_passive(struct bpf_sock_ops *ctx)
 	if (listener)
 		end->program = listener->program;
 	end->unpaired = !flow;
-	if (refusal != COUNTERS)
+	if (refusal != NO_REASON)
 		end_watch(ctx, end, server);
 	else if (flow)
 		end_join(ctx, end, sock, flow);

@@ -24,7 +24,7 @@ static __always_inline void tell_program(enum event_kind kind, const struct prog
 }
 
 /* The other end, as long as it is registered. */
-static __always_inline struct tcp_sock *mate_of(struct end *end)
+static __always_inline struct tcp_sock *peer_of(struct end *end)
 {
 	struct flow *flow = flow_of(end);
 
@@ -33,10 +33,10 @@ static __always_inline struct tcp_sock *mate_of(struct end *end)
 	return kernel_object((void *)flow->sock[!end->side], struct tcp_sock);
 }
 
-/* Have the daemon reset the connection of a socket whose lock is held, as only TCP itself and raw sockets can. The mate, if it
+/* Have the daemon reset the connection of a socket whose lock is held, as only TCP itself and raw sockets can. The peer, if it
  * is known, may go away meanwhile: what is then read of it fits no connection.
  */
-static __always_inline void reset(struct tcp_sock *tcp, struct tcp_sock *mate, enum counter reason)
+static __always_inline void reset(struct tcp_sock *tcp, struct tcp_sock *peer, enum counter reason)
 {
 	struct event *event = bpf_ringbuf_reserve(&sockredir_event, sizeof(*event), 0);
 	struct sock *sock = sock_of(tcp);
@@ -52,10 +52,10 @@ static __always_inline void reset(struct tcp_sock *tcp, struct tcp_sock *mate, e
 	event->netns = netns_number(sock);
 	event->seq = tcp->snd_nxt;
 	event->heard = tcp->snd_una;
-	if (mate) {
-		endpoints_of(sock_of(mate), &event->mate);
-		event->mate_netns = netns_number(sock_of(mate));
-		event->heard = mate->rcv_nxt;
+	if (peer) {
+		endpoints_of(sock_of(peer), &event->peer);
+		event->peer_netns = netns_number(sock_of(peer));
+		event->heard = peer->rcv_nxt;
 	}
 	event->ack = tcp->rcv_nxt;
 	event->mark = sock->sk_mark;

@@ -245,7 +245,7 @@ static __always_inline void flow_release(struct end *end)
 	if (!flow)
 		return;
 	word = __sync_fetch_and_and(&flow->word, ~FLOW_END(end->side));
-	end->left = state_of(word) == FLOW_TCP_ONLY ? flow->reason : COUNTER_TCP_ONLY_CLOSED;
+	end->leave_reason = state_of(word) == FLOW_TCP_ONLY ? flow->reason : COUNTER_TCP_ONLY_CLOSED;
 	if (word & FLOW_ENDS & ~FLOW_END(end->side))
 		return;
 	if (!flow->worth)

@@ -26,7 +26,7 @@ static __always_inline bool port_in(const volatile __u64 *ports, __u32 port)
 	return ports[(port >> 6) & 1023] >> (port & 63) & 1;
 }
 
-/* Its own ports and, where addresses are translated, not those of its mate. */
+/* Its own ports and, where addresses are translated, not those of its peer. */
 static __always_inline bool is_port_excluded(struct sock *sock)
 {
 	return port_in(ports_excluded, sock->__sk_common.skc_num) ||
@@ -40,7 +40,7 @@ static __always_inline bool is_port_covered(struct sock *sock)
 	       !is_port_excluded(sock);
 }
 
-/* Why a connecting socket is kept out of the map; COUNTERS if it is not. `exclusion` is that of its program, or 0. */
+/* Why a connecting socket is kept out of the map; NO_REASON if it is not. `exclusion` is that of its program, or 0. */
 static __always_inline enum counter gate_of(struct tcp_sock *tcp, enum counter exclusion)
 {
 	struct file *file = file_of(sock_of(tcp));
@@ -55,7 +55,7 @@ static __always_inline enum counter gate_of(struct tcp_sock *tcp, enum counter e
 		return exclusion;
 	if (!file || is_special(tcp))
 		return COUNTER_REFUSED_SPECIAL;
-	return admit_any || is_nonblocking(file) ? COUNTERS : COUNTER_REFUSED_BLOCKING;
+	return admit_any || is_nonblocking(file) ? NO_REASON : COUNTER_REFUSED_BLOCKING;
 }
 
 /* The process of a connection is the running one at connect(), not where the connection is established. A socket that was

@@ -66,13 +66,13 @@ static __always_inline void unmap(struct end *end, struct sock *sock)
 	decide(sock, COUNTER_ENDS_LEFT);
 }
 
-/* The mate has no redirect under way: every thread inside it sleeps, by two looks at its references with a look at its
+/* The peer has no redirect under way: every thread inside it sleeps, by two looks at its references with a look at its
  * sleepers between them. Later threads see the state that the caller has set before.
  */
-static __always_inline bool is_mate_quiet(struct end *end, struct flow *flow)
+static __always_inline bool is_peer_quiet(struct end *end, struct flow *flow)
 {
 	struct sk_psock *psock;
-	struct sock *mate;
+	struct sock *peer;
 	int inside, asleep;
 
 	if (!(flow_word(flow) & FLOW_END(!end->side)))
@@ -80,12 +80,12 @@ static __always_inline bool is_mate_quiet(struct end *end, struct flow *flow)
 	/* It has joined the record this moment. */
 	if (!READ_ONCE(flow->sock[!end->side]))
 		return false;
-	mate = kernel_object((void *)flow->sock[!end->side], struct sock);
-	psock = psock_of(mate);
+	peer = kernel_object((void *)flow->sock[!end->side], struct sock);
+	psock = psock_of(peer);
 	if (!psock)
 		return true;
 	inside = READ_ONCE(psock->refcnt.refs.counter) - 1;
-	asleep = sleepers(mate);
+	asleep = sleepers(peer);
 	return inside <= asleep && inside == READ_ONCE(psock->refcnt.refs.counter) - 1;
 }
 
@@ -103,7 +103,7 @@ static __always_inline void drain(struct end *end, struct flow *flow, struct soc
 
 	if (!inside && psock->refcnt.refs.counter <= 1)
 		done = FLOW_DONE(end->side);
-	if (is_mate_quiet(end, flow))
+	if (is_peer_quiet(end, flow))
 		done |= FLOW_DONE(!end->side);
 	if (((__sync_fetch_and_or(&flow->word, done) | done) & FLOW_BOTH_DONE) == FLOW_BOTH_DONE)
 		flow_drained(flow, sock);
@@ -150,12 +150,12 @@ static __always_inline void half_close(struct bpf_sock_ops *ctx)
 }
 
 /* The scan that has adopted this end, or the next one, may bring the other. */
-static __always_inline bool awaits_mate(struct end *end)
+static __always_inline bool awaits_peer(struct end *end)
 {
-	return end->adopted && bpf_ktime_get_ns() - end->since < adopt_mate_ms * 1000000ull;
+	return end->adopted && bpf_ktime_get_ns() - end->since < adopt_peer_ms * 1000000ull;
 }
 
-/* Why a flow under observation will never be admitted, as far as this end can see; COUNTERS if it still may. Something
+/* Why a flow under observation will never be admitted, as far as this end can see; NO_REASON if it still may. Something
  * acknowledged or received means that the other end is established: if it is not in the record by now, it never will.
  */
 static __always_inline enum counter give_up(struct bpf_sock_ops *ctx, struct end *end, struct flow *flow)
@@ -164,14 +164,14 @@ static __always_inline enum counter give_up(struct bpf_sock_ops *ctx, struct end
 
 	if (ctx->state != TCP_ESTABLISHED && ctx->state != TCP_SYN_RECV)
 		return COUNTER_TCP_ONLY_CLOSED;
-	if (heard && !(flow_word(flow) & FLOW_END(!end->side)) && !awaits_mate(end))
+	if (heard && !(flow_word(flow) & FLOW_END(!end->side)) && !awaits_peer(end))
 		return COUNTER_TCP_ONLY_NO_MATE;
-	return COUNTERS;
+	return NO_REASON;
 }
 
 /* close() has unlinked the socket and is sending its FIN. TCP would send a reset if something was unread; here that is in the
- * psock's queue, which nobody reads any more, and it counts as received until it is freed. With a shut window the mate
- * would wait for a minute: the FIN opens it, and what the mate then sends is answered with a reset.
+ * psock's queue, which nobody reads any more, and it counts as received until it is freed. With a shut window the peer
+ * would wait for a minute: the FIN opens it, and what the peer then sends is answered with a reset.
  */
 static __always_inline void forget_unread(struct bpf_sock_ops *ctx, struct sock *sock)
 {
@@ -182,7 +182,7 @@ static __always_inline void forget_unread(struct bpf_sock_ops *ctx, struct sock 
 }
 
 /* One look at an end: the header-length and round-trip callbacks. */
-static __noinline void attend(struct bpf_sock_ops *ctx)
+static __noinline void maintain_end(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct end *end = sk ? bpf_sk_storage_get(&sockredir_end, sk, NULL, 0) : NULL;
@@ -196,7 +196,7 @@ static __noinline void attend(struct bpf_sock_ops *ctx)
 	if (!tcp)
 		return;
 	if (!end->mapped) {
-		if (!is_unknown(end->left) || watch(ctx, end, tcp))
+		if (!is_unknown(end->leave_reason) || watch(ctx, end, tcp))
 			callbacks_drop(ctx, end);
 		return;
 	}
@@ -210,7 +210,7 @@ static __noinline void attend(struct bpf_sock_ops *ctx)
 		reason = give_up(ctx, end, flow);
 		if (reason == COUNTER_TCP_ONLY_NO_MATE)
 			service_score(flow, -score_absent);
-		if (reason != COUNTERS)
+		if (reason != NO_REASON)
 			refuse(flow, reason);
 	}
 	psock = psock_of(sock_of(tcp));
@@ -223,7 +223,7 @@ static __noinline void attend(struct bpf_sock_ops *ctx)
 	left = step_out(end, flow, sock_of(tcp), psock, !!sock_of(tcp)->sk_lock.owned);
 	/* The record of an end that has left may be another flow's. */
 	state = left ? FLOW_TCP_ONLY : state_of(flow_word(flow));
-	unsent_tend(ctx, end, tcp, state);
+	unsent_update(ctx, end, tcp, state);
 	if (left)
 		callbacks_drop(ctx, end);
 	else if (state == FLOW_DRAIN)
@@ -233,7 +233,7 @@ static __noinline void attend(struct bpf_sock_ops *ctx)
 /* Law 8: at the end of the tool, ends that are idle have no callbacks. The iterator over TCP sockets holds the lock of
  * each and is no thread inside.
  */
-static __always_inline void attend_idle(struct tcp_sock *tcp)
+static __always_inline void maintain_idle_end(struct tcp_sock *tcp)
 {
 	struct end *end = bpf_sk_storage_get(&sockredir_end, tcp, NULL, 0);
 	struct sk_psock *psock = psock_of(sock_of(tcp));
@@ -252,7 +252,7 @@ static __always_inline void attend_idle(struct tcp_sock *tcp)
 	bpf_setsockopt(tcp, SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, &flags, sizeof(flags));
 }
 
-/* The connection is over, and so is its mate's sending. The map forgets the socket at close, which its program may put off;
+/* The connection is over, and so is its peer's sending. The map forgets the socket at close, which its program may put off;
  * until then it behaves as on TCP only out of the map: a send after a reset fails with ECONNRESET once, then with EPIPE.
  */
 static __always_inline void end_of_life(struct bpf_sock_ops *ctx)

@@ -75,7 +75,7 @@ const volatile __u32 refresh_seconds = 10;
 const volatile __u32 adopt_seen_ms = 100;
 const volatile __u32 adopt_again_ms = 8000;
 const volatile __u32 adopt_again_times = 10;
-const volatile __u32 adopt_mate_ms = 2000;
+const volatile __u32 adopt_peer_ms = 2000;
 
 /* --log-decisions. */
 const volatile bool log_decisions = false;
@@ -230,7 +230,7 @@ struct {
 } sockredir_event SEC(".maps");
 
 /* Nothing else tells the user side of what only iterators and the ring buffers write. */
-const struct seen *seen_type __attribute__((unused));
+const struct socket_info *socket_info_type __attribute__((unused));
 const struct decision *decision_type __attribute__((unused));
 const struct event *event_type __attribute__((unused));
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What is told of sockets when somebody asks, read from where it is. */
+/* Fills struct socket_info and struct tally for the iterators that `status` and `flows` read. */
 #ifndef OBSERVE_H
 #define OBSERVE_H
 
@@ -43,14 +43,14 @@ static long tally_flow(void *map, struct flow_key *key, struct flow *flow, struc
  */
 static __always_inline enum counter unadopted(const struct endpoints *endpoints)
 {
-	struct candidate *own = bpf_map_lookup_elem(&sockredir_cand, endpoints), *mate;
+	struct candidate *own = bpf_map_lookup_elem(&sockredir_cand, endpoints), *peer;
 	struct endpoints mirrored;
 
 	if (!own || own->scan != adopt_scan || bpf_ktime_get_ns() - own->since < adopt_seen_ms * MILLISECOND)
 		return NOT_FOLLOWED;
 	mirror(endpoints, &mirrored);
-	mate = bpf_map_lookup_elem(&sockredir_cand, &mirrored);
-	if (!mate || mate->scan != adopt_scan)
+	peer = bpf_map_lookup_elem(&sockredir_cand, &mirrored);
+	if (!peer || peer->scan != adopt_scan)
 		return COUNTER_ADOPT_UNPAIRED;
 	return own->unread ? COUNTER_ADOPT_UNREAD : NOT_FOLLOWED;
 }
@@ -64,7 +64,7 @@ static __always_inline enum counter refusal_now(struct sock *sock, struct tcp_so
 	struct service_key key = {};
 	struct service *service;
 
-	if (refusal != COUNTERS)
+	if (refusal != NO_REASON)
 		return refusal;
 	refusal = adoption_of(tcp);
 	if (refusal == COUNTER_REFUSED_TAKEN)
@@ -77,60 +77,60 @@ static __always_inline enum counter refusal_now(struct sock *sock, struct tcp_so
 		return service && service->score <= 0 ? COUNTER_REFUSED_SERVICE : NOT_FOLLOWED;
 	if (bpf_map_lookup_elem(&sockredir_netns, &netns))
 		return COUNTER_ADOPT_NAMESPACE;
-	return refusal == COUNTERS ? unadopted(endpoints) : refusal;
+	return refusal == NO_REASON ? unadopted(endpoints) : refusal;
 }
 
-static __always_inline void see_end(struct seen *seen, struct end *end, struct sk_psock *psock)
+static __always_inline void report_end(struct socket_info *info, struct end *end, struct sk_psock *psock)
 {
 	struct flow *flow = end->mapped ? flow_of(end) : NULL;
 
-	seen->age = bpf_ktime_get_ns() - end->since;
-	seen->flow = end->flow;
-	seen->accepted = end->accepted;
-	seen->redirected = end->sent;
-	seen->passed = end->passed;
-	seen->queue = psock ? unread_bytes(psock) : 0;
-	seen->queue_peak = end->queue_peak;
+	info->age = bpf_ktime_get_ns() - end->since;
+	info->flow = end->flow;
+	info->accepted = end->accepted;
+	info->redirected = end->sent;
+	info->passed = end->passed;
+	info->queue = psock ? unread_bytes(psock) : 0;
+	info->queue_peak = end->queue_peak;
 	if (end->sent.messages || end->passed.messages)
-		seen->last_message = end->reason;
-	seen->state = flow ? state_of(flow_word(flow)) : FLOW_TCP_ONLY;
-	seen->reason = flow ? flow->reason : end->left;
-	if (!seen->reason)
-		seen->reason = flow ? COUNTER_MESSAGES_OBSERVED : COUNTER_TCP_ONLY_CLOSED;
+		info->last_message = end->reason;
+	info->state = flow ? state_of(flow_word(flow)) : FLOW_TCP_ONLY;
+	info->reason = flow ? flow->reason : end->leave_reason;
+	if (!info->reason)
+		info->reason = flow ? COUNTER_MESSAGES_OBSERVED : COUNTER_TCP_ONLY_CLOSED;
 }
 
 /* A process has a TCP socket open. */
-static __always_inline void see(struct seq_file *seq, struct sock *sock, struct file *file,
-				struct task_struct *task)
+static __always_inline void report_socket(struct seq_file *seq, struct sock *sock, struct file *file,
+					  struct task_struct *task)
 {
 	struct tcp_sock *tcp = kernel_object(sock, struct tcp_sock);
-	struct seen seen = { .last_message = COUNTERS, .state = FLOW_TCP_ONLY };
+	struct socket_info info = { .last_message = NO_REASON, .state = FLOW_TCP_ONLY };
 	__u8 state = sock->__sk_common.skc_state;
 	struct listener *listener;
 	struct end *end;
 
 	if (state == TCP_CLOSE || state == TCP_SYN_SENT || !is_in_cgroup(sock))
 		return;
-	endpoints_of(sock, &seen.endpoints);
-	seen.inode = file->f_inode->i_ino;
-	seen.pid = task->tgid;
-	seen.uid = BPF_CORE_READ(task, cred, uid.val);
-	BPF_CORE_READ_STR_INTO(&seen.name, task, group_leader, comm);
-	seen.tcp_state = state;
-	seen.blocking = !is_nonblocking(file);
+	endpoints_of(sock, &info.endpoints);
+	info.inode = file->f_inode->i_ino;
+	info.pid = task->tgid;
+	info.uid = BPF_CORE_READ(task, cred, uid.val);
+	BPF_CORE_READ_STR_INTO(&info.name, task, group_leader, comm);
+	info.tcp_state = state;
+	info.blocking = !is_nonblocking(file);
 	if (state == TCP_LISTEN) {
 		listener = listener_of(sock);
-		seen.reason = listener ? listener->exclusion : 0;
-		bpf_seq_write(seq, &seen, sizeof(seen));
+		info.reason = listener ? listener->exclusion : 0;
+		bpf_seq_write(seq, &info, sizeof(info));
 		return;
 	}
-	seen.tcp_bytes = tcp->bytes_sent - tcp->bytes_retrans;
+	info.tcp_bytes = tcp->bytes_sent - tcp->bytes_retrans;
 	end = bpf_sk_storage_get(&sockredir_end, sock, NULL, 0);
 	if (end && !end->unpaired)
-		see_end(&seen, end, psock_of(sock));
+		report_end(&info, end, psock_of(sock));
 	else
-		seen.reason = refusal_now(sock, tcp, &seen.endpoints, task);
-	bpf_seq_write(seq, &seen, sizeof(seen));
+		info.reason = refusal_now(sock, tcp, &info.endpoints, task);
+	bpf_seq_write(seq, &info, sizeof(info));
 }
 
 #endif

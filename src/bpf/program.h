@@ -201,20 +201,20 @@ static __always_inline bool is_trusted(const struct program *program)
 	return trust_all || program->trusted;
 }
 
-/* Law 11: whether the sockets of a program may be where only recv reads. The refused_* counter if not; COUNTERS if so. */
+/* Law 11: whether the sockets of a program may be where only recv reads. The refused_* counter if not; NO_REASON if so. */
 static __always_inline enum counter reader_refusal(const struct program_key *key)
 {
 	struct program *program = bpf_map_lookup_elem(&sockredir_prog, key);
 
 	if (splice_works)
-		return COUNTERS;
+		return NO_REASON;
 	if (!program)
-		return trust_all ? COUNTERS : COUNTER_REFUSED_UNKNOWN_PROGRAM;
+		return trust_all ? NO_REASON : COUNTER_REFUSED_UNKNOWN_PROGRAM;
 	if (program->splices)
 		return COUNTER_REFUSED_SPLICES;
 	if (program->receives || is_trusted(program))
-		return COUNTERS;
-	return is_without_splice(key) ? COUNTERS : COUNTER_REFUSED_UNKNOWN_PROGRAM;
+		return NO_REASON;
+	return is_without_splice(key) ? NO_REASON : COUNTER_REFUSED_UNKNOWN_PROGRAM;
 }
 
 /* The same of a program that connects, which by default must not block either: at all, or at this service. */
@@ -225,12 +225,12 @@ static __always_inline enum counter client_refusal(const struct program_key *key
 	enum counter refusal = reader_refusal(key);
 	int turn = turn_of(service);
 
-	if (refusal == COUNTERS && turn > 0)
+	if (refusal == NO_REASON && turn > 0)
 		return turn;
-	if (refusal != COUNTERS || admit_any || !program || is_trusted(program))
+	if (refusal != NO_REASON || admit_any || !program || is_trusted(program))
 		return refusal;
 	if (program->connects == NATURE_NONBLOCKING || (program->connects == NATURE_BLOCKING && !turn))
-		return COUNTERS;
+		return NO_REASON;
 	return COUNTER_REFUSED_UNKNOWN_PROGRAM;
 }
 

@@ -22,7 +22,7 @@ static __noinline void close_half_closed(struct bpf_sock_ops *ctx)
 	struct tcp_sock *tcp = end ? bpf_skc_to_tcp_sock(sk) : NULL;
 
 	if (tcp && end->mapped && !psock_of(sock_of(tcp)) && has_unread(tcp))
-		reset(tcp, mate_of(end), COUNTER_RESETS_UNREAD);
+		reset(tcp, peer_of(end), COUNTER_RESETS_UNREAD);
 }
 
 #endif

@@ -64,7 +64,7 @@ static __always_inline bool is_nonblocking(struct file *file)
 	return file->f_flags & O_NONBLOCK;
 }
 
-/* The socket map's state of a socket, or none: not mapped, or already unlinked by close. A mate that waits for the lock of a
+/* The socket map's state of a socket, or none: not mapped, or already unlinked by close. A peer that waits for the lock of a
  * socket that is being closed keeps the psock for that time, and what it brings is thrown away.
  */
 static __always_inline struct sk_psock *psock_of(struct sock *sock)

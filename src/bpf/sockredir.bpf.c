@@ -28,7 +28,7 @@ int sockredir_ops(struct bpf_sock_ops *ctx)
 		break;
 	case BPF_SOCK_OPS_HDR_OPT_LEN_CB:
 	case BPF_SOCK_OPS_RTT_CB:
-		attend(ctx);
+		maintain_end(ctx);
 		break;
 	case BPF_SOCK_OPS_STATE_CB:
 		if (ctx->args[1] == TCP_CLOSE)
@@ -124,16 +124,16 @@ int sockredir_elsewhere(struct bpf_iter__task_file *ctx)
 	return 0;
 }
 
-/* For every TCP socket of the covered cgroup that a program holds, in all network namespaces (struct seen). */
+/* For every TCP socket of the covered cgroup that a program holds, in all network namespaces (struct socket_info). */
 SEC("iter/task_file")
-int sockredir_seen(struct bpf_iter__task_file *ctx)
+int sockredir_sockets(struct bpf_iter__task_file *ctx)
 {
 	struct file *file = ctx->file;
 	struct sock *sock = tcp_behind(file);
 	struct task_struct *task = ctx->task;
 
 	if (sock && task)
-		see(ctx->meta->seq, sock, file, task);
+		report_socket(ctx->meta->seq, sock, file, task);
 	return 0;
 }
 
@@ -156,7 +156,7 @@ int sockredir_stop(struct bpf_iter__tcp *ctx)
 	struct tcp_sock *tcp = common ? bpf_skc_to_tcp_sock(common) : NULL;
 
 	if (tcp)
-		attend_idle(tcp);
+		maintain_idle_end(tcp);
 	return 0;
 }
 

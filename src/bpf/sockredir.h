@@ -8,7 +8,7 @@
 #define SOCKREDIR_H
 
 /* The key of one end in the socket map: its own next sequence number and the one it expects, at establishment.
- * The mate's key is the mirror image (law 4).
+ * The peer's key is the mirror image (law 4).
  */
 struct end_key {
 	__u32 seq;
@@ -313,7 +313,7 @@ enum counter {
 	COUNTER_MESSAGES_CLOSING,
 	/* a run of small one-way messages; */
 	COUNTER_MESSAGES_ONE_WAY,
-	/* the own end is not in the map, the mate is not, */
+	/* the own end is not in the map, the peer is not, */
 	COUNTER_MESSAGES_UNMAPPED,
 	COUNTER_MESSAGES_NO_MATE,
 	/* has not been accepted yet, or is closing; */
@@ -393,11 +393,11 @@ struct event {
 	char name[16];
 	struct endpoints endpoints;
 	/* The same connection as the other end has it, which addresses may be translated for. */
-	struct endpoints mate;
+	struct endpoints peer;
 	__u32 pid;
-	/* The numbers of the network namespaces; 0 for a mate that is not known. */
+	/* The numbers of the network namespaces; 0 for a peer that is not known. */
 	__u32 netns;
-	__u32 mate_netns;
+	__u32 peer_netns;
 	/* The next sequence number of this end, and the one that the other end expects, or may: what is under way is between
 	 * them.
 	 */
@@ -415,6 +415,9 @@ struct event {
  */
 #define NOT_FOLLOWED COUNTERS
 
+/* In the place of a counter: nothing speaks against it, or nothing has happened yet. */
+#define NO_REASON COUNTERS
+
 /* How the last message of one direction was sent, as far as its verdict says. */
 enum via {
 	VIA_TCP,
@@ -430,17 +433,17 @@ struct checkpoint {
 /* One end of a flow, in the storage of its socket. Written only under that socket's lock. */
 struct end {
 	struct end_key own;
-	struct end_key mate;
+	struct end_key peer;
 	struct flow_key flow;
 	__u32 side;
-	/* This end was accepted, the mate has connected. */
+	/* This end was accepted, the peer has connected. */
 	__u32 accepted;
 	/* The refused_* counter of this connecting program, or 0. */
 	__u32 exclusion;
 	/* Who has connected it or, once it has sent, who has. */
 	struct program_key program;
 	/* Why the flow is not followed any more, as its counter, or 0. */
-	__u32 left;
+	__u32 leave_reason;
 	/* It has sent, and so has shown which program it belongs to, and whether it blocks. */
 	__u32 shown;
 	/* Up to where its program had read at the last look, and how much by then: while it is watched out of the map. */
@@ -465,7 +468,7 @@ struct end {
 	/* Messages of the admitted flow in the present round of gain_messages, and how many of them were redirected. */
 	__u32 round;
 	__u32 round_redirected;
-	/* The first messages: their number, how many answered the mate, their size. */
+	/* The first messages: their number, how many answered the peer, their size. */
 	__u32 observed;
 	__u32 turns;
 	__u64 observed_bytes;
@@ -481,7 +484,7 @@ struct end {
 	__u32 fence;
 	/* The socket's write_seq when it last redirected: what TCP has sent since moves it. */
 	__u32 redirect_seq;
-	/* The most that waited in the mate's queue at a redirect. */
+	/* The most that waited in the peer's queue at a redirect. */
 	__u32 queue_peak;
 	/* It was put into the map by a scan, not when it was established. */
 	__u32 adopted;
@@ -494,8 +497,8 @@ struct end {
 	__u64 refreshed;
 };
 
-/* What the iterator over open files writes of each TCP socket of the cgroup, once for every process that holds it. */
-struct seen {
+/* Written by the iterator over open files for each TCP socket of the cgroup, once per process that holds it. */
+struct socket_info {
 	struct endpoints endpoints;
 	__u64 inode;
 	/* Nanoseconds since it was established; 0 if it was never followed. */
@@ -514,7 +517,7 @@ struct seen {
 	enum flow_state state;
 	/* The counter that says why it is in that state, or NOT_FOLLOWED. */
 	__u32 reason;
-	/* The counter of its last message; COUNTERS if there was none. */
+	/* The counter of its last message; NO_REASON if there was none. */
 	__u32 last_message;
 	__u32 accepted;
 	__u32 blocking;

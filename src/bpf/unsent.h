@@ -32,8 +32,8 @@ static __always_inline bool is_probe(struct bpf_sock_ops *ctx, struct tcp_sock *
 }
 
 /* Under the end's own lock, at each look at it. */
-static __always_inline void unsent_tend(struct bpf_sock_ops *ctx, struct end *end, struct tcp_sock *tcp,
-					enum flow_state state)
+static __always_inline void unsent_update(struct bpf_sock_ops *ctx, struct end *end, struct tcp_sock *tcp,
+					  enum flow_state state)
 {
 	int most = end->unsent;
 	struct file *file;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The verdict on one message: redirect it to the mate's receive queue, or let it go through TCP, and why. */
+/* The verdict on one message: redirect it to the peer's receive queue, or let it go through TCP, and why. */
 #ifndef VERDICT_H
 #define VERDICT_H
 
@@ -11,13 +11,13 @@ static __always_inline bool redirect_to_tcp(struct sk_msg_md *msg, struct end *e
 	return bpf_msg_redirect_hash(msg, &sockredir_map, &end->own, 0) == SK_PASS;
 }
 
-static __always_inline bool redirect_to_mate(struct sk_msg_md *msg, struct end *end)
+static __always_inline bool redirect_to_peer(struct sk_msg_md *msg, struct end *end)
 {
-	return bpf_msg_redirect_hash(msg, &sockredir_map, &end->mate, BPF_F_INGRESS) == SK_PASS;
+	return bpf_msg_redirect_hash(msg, &sockredir_map, &end->peer, BPF_F_INGRESS) == SK_PASS;
 }
 
-/* The pattern of the messages observed so far, as the counter of its admission; COUNTERS if it is neither. Request and
- * response: at least half of the messages answer the mate; three quarters would refuse servers that send header and
+/* The pattern of the messages observed so far, as the counter of its admission; NO_REASON if it is neither. Request and
+ * response: at least half of the messages answer the peer; three quarters would refuse servers that send header and
  * body apart.
  */
 static __always_inline enum counter pattern_of(struct end *end)
@@ -26,20 +26,20 @@ static __always_inline enum counter pattern_of(struct end *end)
 		return COUNTER_ADMITTED_REQUEST_RESPONSE;
 	if (end->observed_bytes >= (__u64)bulk_bytes * end->observed)
 		return COUNTER_ADMITTED_BULK;
-	return COUNTERS;
+	return NO_REASON;
 }
 
 /* Law 5: from TCP to redirection only when every earlier byte of this direction is in the receiver's one queue. The
  * loads must happen in this order: a byte is first counted by rcv_nxt, then in the receive queue, then perhaps with the
  * psock's worker, and last in the psock's queue. Softirq and reader hold the receiver's lock over the whole move.
  */
-static __always_inline bool is_in_order(struct end *end, struct tcp_sock *own, struct tcp_sock *mate,
+static __always_inline bool is_in_order(struct end *end, struct tcp_sock *own, struct tcp_sock *peer,
 					struct sk_psock *psock)
 {
-	if (READ_ONCE(mate->rcv_nxt) != own->write_seq)
+	if (READ_ONCE(peer->rcv_nxt) != own->write_seq)
 		return false;
 	full_barrier(end);
-	if (READ_ONCE(sock_of(mate)->sk_receive_queue.qlen))
+	if (READ_ONCE(sock_of(peer)->sk_receive_queue.qlen))
 		return false;
 	full_barrier(end);
 	return !READ_ONCE(psock->ingress_skb.qlen);
@@ -71,21 +71,21 @@ static __always_inline bool is_memory_short(struct sock *sock)
 
 /* Law 6: what the receiver has set with SO_RCVBUF holds, or else half of what TCP may let the buffer grow to. The buffer as
  * it is says nothing, as it grows with what is read from TCP, but there is a bound: above twice of it, half of the send
- * buffer and 64 KiB, packets that find the socket locked are dropped (sk_rcvqueues_full), and with them the mate's window
+ * buffer and 64 KiB, packets that find the socket locked are dropped (sk_rcvqueues_full), and with them the peer's window
  * updates. The bound here leaves once the buffer to what TCP may still bring. Below its least size a queue gets memory in
  * any case.
  */
-static __always_inline enum counter limit_of(struct end *end, struct sock *mate, struct sk_psock *psock,
+static __always_inline enum counter limit_of(struct end *end, struct sock *peer, struct sk_psock *psock,
 					     __u32 size)
 {
 	__u32 shift = end->via == VIA_REDIRECT ? 0 : 1;
-	struct netns_ipv4 *limits = &mate->__sk_common.skc_net.net->ipv4;
-	__s64 queued = mate->sk_backlog.rmem_alloc.counter;
-	__s64 buffer = mate->sk_rcvbuf, undropped = buffer + (mate->sk_sndbuf >> 1);
+	struct netns_ipv4 *limits = &peer->__sk_common.skc_net.net->ipv4;
+	__s64 queued = peer->sk_backlog.rmem_alloc.counter;
+	__s64 buffer = peer->sk_rcvbuf, undropped = buffer + (peer->sk_sndbuf >> 1);
 	__s64 bytes = queue_bytes;
 	__u32 unread;
 
-	if (!(BPF_CORE_READ_BITFIELD(mate, sk_userlocks) & SOCK_RCVBUF_LOCK))
+	if (!(BPF_CORE_READ_BITFIELD(peer, sk_userlocks) & SOCK_RCVBUF_LOCK))
 		buffer = limits->sysctl_tcp_rmem[2];
 	if (bytes > buffer >> 1)
 		bytes = buffer >> 1;
@@ -94,7 +94,7 @@ static __always_inline enum counter limit_of(struct end *end, struct sock *mate,
 	bytes >>= shift;
 	if (queued + size > bytes)
 		return COUNTER_MESSAGES_LIMIT_BYTES;
-	if (queued >= limits->sysctl_tcp_rmem[0] && is_memory_short(mate))
+	if (queued >= limits->sysctl_tcp_rmem[0] && is_memory_short(peer))
 		return COUNTER_MESSAGES_MEMORY;
 	unread = psock->msg_tot_len;
 	if (queued_messages(end, unread) >= queue_messages >> shift)
@@ -115,16 +115,16 @@ static __always_inline enum counter turn_back(struct flow *flow, bool shun)
 	return send_back(flow, COUNTER_DRAIN_BLOCKING);
 }
 
-/* --same-user and --same-cgroup: why two ends do not trust each other; COUNTERS if they do. The user of an accepted socket is
+/* --same-user and --same-cgroup: why two ends do not trust each other; NO_REASON if they do. The user of an accepted socket is
  * known once it is accepted.
  */
-static __always_inline enum counter distrust_of(struct sock *own, struct sock *mate)
+static __always_inline enum counter distrust_of(struct sock *own, struct sock *peer)
 {
-	if (same_user && own->sk_uid.val != mate->sk_uid.val)
+	if (same_user && own->sk_uid.val != peer->sk_uid.val)
 		return COUNTER_TCP_ONLY_USER;
-	if (same_cgroup && own->sk_cgrp_data.cgroup != mate->sk_cgrp_data.cgroup)
+	if (same_cgroup && own->sk_cgrp_data.cgroup != peer->sk_cgrp_data.cgroup)
 		return COUNTER_TCP_ONLY_CGROUP;
-	return COUNTERS;
+	return NO_REASON;
 }
 
 /* Law 9: what is between the ends, such as address translation, forgets a connection that looks idle. So one message of each
@@ -144,28 +144,28 @@ static __always_inline bool is_refresh_due(struct end *end, struct flow *flow)
 	return true;
 }
 
-/* The mate is in the map and alive under RCU. Whether this message may go to its queue; `admission` is the pattern that
- * admits the flow with this message, or COUNTERS where it is admitted already.
+/* The peer is in the map and alive under RCU. Whether this message may go to its queue; `admission` is the pattern that
+ * admits the flow with this message, or NO_REASON where it is admitted already.
  */
-static __always_inline enum counter judge_mate(struct sk_msg *kmsg, struct end *end, struct flow *flow,
+static __always_inline enum counter judge_peer(struct sk_msg *kmsg, struct end *end, struct flow *flow,
 					       struct tcp_sock *own, __u32 size, enum counter admission)
 {
 	struct tcp_sock *tcp = kernel_object(kmsg->sk_redir, struct tcp_sock);
-	struct sock *mate = sock_of(tcp);
-	struct sk_psock *psock = psock_of(mate);
-	struct file *file = file_of(mate);
+	struct sock *peer = sock_of(tcp);
+	struct sk_psock *psock = psock_of(peer);
+	struct file *file = file_of(peer);
 	enum counter distrust;
 
-	if (!psock || mate->sk_shutdown || mate->__sk_common.skc_state != TCP_ESTABLISHED)
+	if (!psock || peer->sk_shutdown || peer->__sk_common.skc_state != TCP_ESTABLISHED)
 		return COUNTER_MESSAGES_MATE_CLOSING;
 	/* Its user is not known yet. */
 	if (!file && same_user)
 		return COUNTER_MESSAGES_NOT_ACCEPTED;
 	if (file && !admit_any && !is_nonblocking(file))
 		return turn_back(flow, end->accepted);
-	if (admission != COUNTERS) {
-		distrust = distrust_of(sock_of(own), mate);
-		if (distrust != COUNTERS) {
+	if (admission != NO_REASON) {
+		distrust = distrust_of(sock_of(own), peer);
+		if (distrust != NO_REASON) {
 			service_score(flow, -score_most);
 			return refuse(flow, distrust);
 		}
@@ -181,7 +181,7 @@ static __always_inline enum counter judge_mate(struct sk_msg *kmsg, struct end *
 	if ((end->via == VIA_TCP || own->write_seq != end->redirect_seq) &&
 	    !is_in_order(end, own, tcp, psock))
 		return COUNTER_MESSAGES_ORDER;
-	return limit_of(end, mate, psock, size);
+	return limit_of(end, peer, psock, size);
 }
 
 /* What comes through TCP before accept is moved to the one queue when something follows, so FIONREAD does not tell of it (before
@@ -189,13 +189,13 @@ static __always_inline enum counter judge_mate(struct sk_msg *kmsg, struct end *
  */
 static __always_inline bool is_before_accept(struct end *end, struct flow *flow)
 {
-	__u64 mate = READ_ONCE(flow->sock[!end->side]);
+	__u64 peer = READ_ONCE(flow->sock[!end->side]);
 
-	return !end->accepted && end->observed == 1 && mate &&
-	       !file_of(kernel_object((void *)mate, struct sock));
+	return !end->accepted && end->observed == 1 && peer &&
+	       !file_of(kernel_object((void *)peer, struct sock));
 }
 
-/* Look at the first messages until the flow shows its nature: COUNTERS to go on observing, else the pattern that would
+/* Look at the first messages until the flow shows its nature: NO_REASON to go on observing, else the pattern that would
  * admit it, or COUNTER_MESSAGES_TCP_ONLY.
  */
 static __always_inline enum counter observe(struct end *end, struct flow *flow, struct tcp_sock *own,
@@ -221,15 +221,15 @@ static __always_inline enum counter observe(struct end *end, struct flow *flow, 
 	if (end->adopted && !(flow_word(flow) & FLOW_END(!end->side)))
 		end->observed = end->turns = end->observed_bytes = 0;
 	if (end->observed < flow->observe && !is_before_accept(end, flow))
-		return COUNTERS;
+		return NO_REASON;
 	pattern = pattern_of(end);
-	return pattern == COUNTERS ? refuse(flow, COUNTER_TCP_ONLY_PATTERN) : pattern;
+	return pattern == NO_REASON ? refuse(flow, COUNTER_TCP_ONLY_PATTERN) : pattern;
 }
 
 /* How many rounds of gain_messages an admitted flow has to get its first message redirected. */
 #define FIRST_ROUND 4
 
-/* An admitted flow, as far as its own end tells: COUNTERS to go on to the mate. Runs of small one-way messages are slower
+/* An admitted flow, as far as its own end tells: NO_REASON to go on to the peer. Runs of small one-way messages are slower
  * redirected than through TCP, which joins them: 0.4 of plain TCP at 1 KiB.
  */
 static __always_inline enum counter judge_own(struct end *end, struct flow *flow, struct tcp_sock *own,
@@ -256,7 +256,7 @@ static __always_inline enum counter judge_own(struct end *end, struct flow *flow
 		return end->one_way >= one_way_drain ? send_back(flow, COUNTER_DRAIN_ONE_WAY) :
 						       COUNTER_MESSAGES_ONE_WAY;
 	}
-	return COUNTERS;
+	return NO_REASON;
 }
 
 static __always_inline void account(struct end *end, struct flow *flow, struct tcp_sock *own, __u32 size)
@@ -276,7 +276,7 @@ static __always_inline enum counter judge(struct sk_msg_md *msg, struct sk_msg *
 					  struct end *end)
 {
 	struct tcp_sock *own = bpf_skc_to_tcp_sock(sk);
-	enum counter reason, admission = COUNTERS;
+	enum counter reason, admission = NO_REASON;
 	__u32 size = msg->size;
 	struct flow *flow;
 	bool turn;
@@ -300,7 +300,7 @@ static __always_inline enum counter judge(struct sk_msg_md *msg, struct sk_msg *
 	switch (end->state) {
 	case FLOW_OBSERVE:
 		admission = observe(end, flow, own, turn, size);
-		if (admission == COUNTERS)
+		if (admission == NO_REASON)
 			return COUNTER_MESSAGES_OBSERVED;
 		if (admission == COUNTER_MESSAGES_TCP_ONLY || stopping)
 			return COUNTER_MESSAGES_TCP_ONLY;
@@ -312,7 +312,7 @@ static __always_inline enum counter judge(struct sk_msg_md *msg, struct sk_msg *
 		if (is_refresh_due(end, flow))
 			return COUNTER_MESSAGES_REFRESH;
 		reason = judge_own(end, flow, own, turn, size);
-		if (reason != COUNTERS)
+		if (reason != NO_REASON)
 			return reason;
 		break;
 	case FLOW_DRAIN:
@@ -325,10 +325,10 @@ static __always_inline enum counter judge(struct sk_msg_md *msg, struct sk_msg *
 	 */
 	if (end->via == VIA_TCP && !redirect_to_tcp(msg, end))
 		return COUNTER_MESSAGES_UNMAPPED;
-	/* The mate is found by the map each time: a live entry under RCU, never a stored pointer. */
-	if (!redirect_to_mate(msg, end))
+	/* The peer is found by the map each time: a live entry under RCU, never a stored pointer. */
+	if (!redirect_to_peer(msg, end))
 		return COUNTER_MESSAGES_NO_MATE;
-	reason = judge_mate(kmsg, end, flow, own, size, admission);
+	reason = judge_peer(kmsg, end, flow, own, size, admission);
 	if (reason == COUNTER_MESSAGES_REDIRECTED)
 		account(end, flow, own, size);
 	else if (!redirect_to_tcp(msg, end))
@@ -364,7 +364,8 @@ static __always_inline int verdict(struct sk_msg_md *msg)
 	} else {
 		end->via = VIA_TCP;
 		/* What is left of a large message that was taken in part is no small one. */
-		end->bulk = msg->size >= bulk_bytes || (end->bulk && end->one_way && end->one_way < one_way_tcp);
+		end->bulk =
+			msg->size >= bulk_bytes || (end->bulk && end->one_way && end->one_way < one_way_tcp);
 		end->passed.bytes += msg->size;
 		end->passed.messages++;
 		count_many(COUNTER_BYTES_TCP, msg->size);

@@ -50,7 +50,7 @@ static __always_inline void show(struct end *end, struct sock *sock)
 		return;
 	nonblocking = is_nonblocking(file);
 	if (turns_harmlessly(end, sock, nonblocking))
-		end->left = COUNTER_REFUSED_BLOCKING;
+		end->leave_reason = COUNTER_REFUSED_BLOCKING;
 	/* Also when its files have been looked at meanwhile. */
 	is_new = !end->shown || has_needless_arguments(&end->program);
 	if (is_new)
@@ -58,7 +58,7 @@ static __always_inline void show(struct end *end, struct sock *sock)
 	program = bpf_map_lookup_elem(&sockredir_prog, &end->program);
 	if (program && end->accepted)
 		accepted_learn(program, nonblocking, is_new);
-	else if (program && end->left != COUNTER_REFUSED_BLOCKING)
+	else if (program && end->leave_reason != COUNTER_REFUSED_BLOCKING)
 		connected_learn(end, sock, program, nonblocking);
 	if (end->accepted && is_new)
 		listener_learn(sock, &end->program, has_io_uring(task) ? COUNTER_REFUSED_IO_URING : 0,
@@ -94,7 +94,7 @@ static __always_inline bool watch(struct bpf_sock_ops *ctx, struct end *end, str
 	if (ctx->skb_len && sock->sk_lock.owned)
 		show(end, sock);
 	program = bpf_map_lookup_elem(&sockredir_prog, &end->program);
-	if (!program || end->left == COUNTER_REFUSED_BLOCKING)
+	if (!program || end->leave_reason == COUNTER_REFUSED_BLOCKING)
 		return end->shown;
 	note_read(end, tcp, program);
 	if (program->splices)
@@ -103,7 +103,7 @@ static __always_inline bool watch(struct bpf_sock_ops *ctx, struct end *end, str
 	if (has_needless_arguments(&end->program))
 		return false;
 	/* What is accepted has told its listener already. */
-	return end->shown && reader_refusal(&end->program) == COUNTERS;
+	return end->shown && reader_refusal(&end->program) == NO_REASON;
 }
 
 /* Who has accepted the socket may be another program than has it now: what either accepts there stays out of the map. */
@@ -154,7 +154,7 @@ static __always_inline void notice_splice(struct sock *sock)
 	psock = psock_of(sock);
 	if (psock && !is_queue_empty(psock) && !end->stranded) {
 		end->stranded = 1;
-		reset(kernel_object(sock, struct tcp_sock), mate_of(end), COUNTER_RESETS_STRANDED);
+		reset(kernel_object(sock, struct tcp_sock), peer_of(end), COUNTER_RESETS_STRANDED);
 	}
 }
 

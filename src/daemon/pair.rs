@@ -29,11 +29,12 @@ pub fn pair(sockets: Vec<Socket>) -> (Vec<Flow>, Vec<Listener>) {
     (flows, listeners)
 }
 
-type Held = (Socket, Vec<Process>);
+/// A socket, with the processes that have it open.
+type OpenSocket = (Socket, Vec<Process>);
 
 /// Each socket once, with all its processes.
-fn merge(sockets: Vec<Socket>) -> Vec<Held> {
-    let mut by_inode: BTreeMap<u64, Held> = BTreeMap::new();
+fn merge(sockets: Vec<Socket>) -> Vec<OpenSocket> {
+    let mut by_inode: BTreeMap<u64, OpenSocket> = BTreeMap::new();
     for socket in sockets {
         let process = socket.process.clone();
         let (_, processes) = by_inode
@@ -41,21 +42,21 @@ fn merge(sockets: Vec<Socket>) -> Vec<Held> {
             .or_insert_with(|| (socket, Vec::new()));
         processes.push(process);
     }
-    let mut held: Vec<Held> = by_inode.into_values().collect();
-    for (_, processes) in &mut held {
+    let mut open: Vec<OpenSocket> = by_inode.into_values().collect();
+    for (_, processes) in &mut open {
         processes.sort_unstable();
         processes.dedup();
     }
-    held
+    open
 }
 
 /// The ends of each connection that were seen: those of the same flow, or with mirrored addresses in one network namespace.
-fn couple(sockets: Vec<Held>) -> Vec<(Held, Option<Held>)> {
-    let mut couples: Vec<(Held, Option<Held>)> = Vec::new();
+fn couple(sockets: Vec<OpenSocket>) -> Vec<(OpenSocket, Option<OpenSocket>)> {
+    let mut couples: Vec<(OpenSocket, Option<OpenSocket>)> = Vec::new();
     let mut by_flow: HashMap<(u32, u32), usize> = HashMap::new();
     let mut by_address: HashMap<(u64, SocketAddr, SocketAddr), usize> = HashMap::new();
-    for held in sockets {
-        let socket = &held.0;
+    for open in sockets {
+        let socket = &open.0;
         let flow = socket.followed.map(|followed| followed.flow);
         let mirrored = (socket.netns, socket.remote, socket.local);
         let place = flow
@@ -64,17 +65,17 @@ fn couple(sockets: Vec<Held>) -> Vec<(Held, Option<Held>)> {
             .copied()
             .filter(|place| couples[*place].1.is_none());
         if let Some(place) = place {
-            couples[place].1 = Some(held);
+            couples[place].1 = Some(open);
             continue;
         }
         by_flow.extend(flow.map(|flow| (flow, couples.len())));
         by_address.insert((socket.netns, socket.local, socket.remote), couples.len());
-        couples.push((held, None));
+        couples.push((open, None));
     }
     couples
 }
 
-fn flow(couple: (Held, Option<Held>), ports: &HashSet<Port>) -> Flow {
+fn flow(couple: (OpenSocket, Option<OpenSocket>), ports: &HashSet<Port>) -> Flow {
     let ((client, server), (from, to)) = match couple {
         (one, Some(other)) if has_accepted(&one.0, &other.0, ports) => ends(Some(other), Some(one)),
         (one, Some(other)) => ends(Some(one), Some(other)),
@@ -98,15 +99,15 @@ fn flow(couple: (Held, Option<Held>), ports: &HashSet<Port>) -> Flow {
     }
 }
 
-type Ends = ((Option<Held>, Option<Held>), (SocketAddr, SocketAddr));
+type Ends = ((Option<OpenSocket>, Option<OpenSocket>), (SocketAddr, SocketAddr));
 
 /// With their addresses: those of an end that was not seen are known from the other one.
-fn ends(client: Option<Held>, server: Option<Held>) -> Ends {
+fn ends(client: Option<OpenSocket>, server: Option<OpenSocket>) -> Ends {
     let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
-    let own = |held: &Option<Held>| held.as_ref().map(|(socket, _)| socket.local);
-    let mate = |held: &Option<Held>| held.as_ref().map(|(socket, _)| socket.remote);
-    let from = own(&client).or(mate(&server)).unwrap_or(unknown);
-    let to = own(&server).or(mate(&client)).unwrap_or(unknown);
+    let own = |open: &Option<OpenSocket>| open.as_ref().map(|(socket, _)| socket.local);
+    let peer = |open: &Option<OpenSocket>| open.as_ref().map(|(socket, _)| socket.remote);
+    let from = own(&client).or(peer(&server)).unwrap_or(unknown);
+    let to = own(&server).or(peer(&client)).unwrap_or(unknown);
     ((client, server), (from, to))
 }
 
@@ -134,7 +135,7 @@ fn is_server(socket: &Socket, ports: &HashSet<Port>) -> bool {
 
 /// State and reason of the flow. What was recorded counts more than what the gate would say now, and what was seen at the
 /// connecting end more than at the other one, which follows it; but what was refused there has its own reason.
-fn judge(client: Option<&Held>, server: Option<&Held>) -> (FlowState, String) {
+fn judge(client: Option<&OpenSocket>, server: Option<&OpenSocket>) -> (FlowState, String) {
     let reason = |socket: &Socket| socket.reason.clone().unwrap_or_default();
     if let Some(server) = followed(server).filter(|server| reason(server).starts_with("refused_")) {
         return (FlowState::TcpOnly, reason(server));
@@ -155,20 +156,20 @@ fn judge(client: Option<&Held>, server: Option<&Held>) -> (FlowState, String) {
     (FlowState::TcpOnly, told.or(client).or(server).unwrap_or_default())
 }
 
-fn followed(held: Option<&Held>) -> Option<&Socket> {
-    held.map(|(socket, _)| socket)
+fn followed(open: Option<&OpenSocket>) -> Option<&Socket> {
+    open.map(|(socket, _)| socket)
         .filter(|socket| socket.followed.is_some())
 }
 
-fn direction(sender: Option<&Held>, receiver: Option<&Held>) -> Direction {
+fn direction(sender: Option<&OpenSocket>, receiver: Option<&OpenSocket>) -> Direction {
     Direction {
         queue_bytes: receiver.map_or(0, |(socket, _)| socket.queue_bytes),
         ..sender.map(|(socket, _)| socket.sends.clone()).unwrap_or_default()
     }
 }
 
-fn end(held: Option<Held>, address: SocketAddr) -> End {
-    let (socket, processes) = held.unzip();
+fn end(open: Option<OpenSocket>, address: SocketAddr) -> End {
+    let (socket, processes) = open.unzip();
     End {
         address: address.ip(),
         port: address.port(),
@@ -178,7 +179,7 @@ fn end(held: Option<Held>, address: SocketAddr) -> End {
     }
 }
 
-fn listener((socket, processes): Held) -> Listener {
+fn listener((socket, processes): OpenSocket) -> Listener {
     Listener {
         address: socket.local.ip(),
         port: socket.local.port(),

@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use plain::Plain;
 
 use super::programs::file_of;
-use super::reset::{Mate, Reset};
+use super::reset::{Peer, Reset};
 use super::sockets::{addresses, text};
 use super::{Datapath, record, types};
 use crate::model::known::File;
@@ -89,7 +89,7 @@ fn of(event: &types::event) -> Option<Event> {
         }),
         types::event_kind::EVENT_RESET => {
             let (local, remote) = addresses(&event.endpoints);
-            let (mate_local, mate_remote) = addresses(&event.mate);
+            let (peer_local, peer_remote) = addresses(&event.peer);
             Some(Event::Reset(Reset {
                 netns: event.netns,
                 local,
@@ -99,10 +99,10 @@ fn of(event: &types::event) -> Option<Event> {
                 expected: event.ack,
                 mark: event.mark,
                 interface: event.interface,
-                mate: (event.mate_netns != 0).then_some(Mate {
-                    netns: event.mate_netns,
-                    local: mate_local,
-                    remote: mate_remote,
+                peer: (event.peer_netns != 0).then_some(Peer {
+                    netns: event.peer_netns,
+                    local: peer_local,
+                    remote: peer_remote,
                 }),
             }))
         }

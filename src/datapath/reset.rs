@@ -38,12 +38,12 @@ pub struct Reset {
     pub mark: u32,
     pub interface: u32,
     /// The remote end, if it is known.
-    pub mate: Option<Mate>,
+    pub peer: Option<Peer>,
 }
 
 /// The same connection as its remote end has it, perhaps with other addresses.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Mate {
+pub struct Peer {
     pub netns: u32,
     pub local: SocketAddr,
     pub remote: SocketAddr,
@@ -68,8 +68,8 @@ pub fn send_resets(resets: Vec<Reset>) -> Vec<String> {
         for reset in elsewhere {
             let sent = namespaces.inside(reset.netns, || reset.send());
             let sent = sent.or_else(|| {
-                let mate = reset.mate.as_ref()?;
-                namespaces.inside(mate.netns, || reset.send_beside(mate))
+                let peer = reset.peer.as_ref()?;
+                namespaces.inside(peer.netns, || reset.send_beside(peer))
             });
             match sent {
                 Some(Ok(())) => {}
@@ -107,10 +107,10 @@ impl Reset {
     }
 
     /// To the remote end from where that is, as if it came from outside.
-    fn send_beside(&self, mate: &Mate) -> Result<()> {
+    fn send_beside(&self, peer: &Peer) -> Result<()> {
         let beside = Self {
-            local: mate.remote,
-            remote: mate.local,
+            local: peer.remote,
+            remote: peer.local,
             mark: 0,
             interface: 0,
             ..self.clone()

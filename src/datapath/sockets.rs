@@ -15,7 +15,7 @@ use crate::model::socket::{Followed, Socket};
 const TCP_LISTEN: u32 = 10;
 
 // SAFETY: the types consist of integers and of such types, without padding, so every pattern of bits is a value of theirs.
-unsafe impl Plain for types::seen {}
+unsafe impl Plain for types::socket_info {}
 
 impl Datapath<'_> {
     /// Every TCP socket of the covered cgroup that a program holds, of all network namespaces: once for each process.
@@ -23,47 +23,47 @@ impl Datapath<'_> {
         let link = self
             .skel
             .progs
-            .sockredir_seen
+            .sockredir_sockets
             .attach_trace()
             .context("failed to attach the iterator over sockets")?;
-        let all: Vec<types::seen> = read_records(&link).context("failed to read the sockets")?;
-        Ok(all.iter().map(|seen| self.socket(seen)).collect())
+        let all: Vec<types::socket_info> = read_records(&link).context("failed to read the sockets")?;
+        Ok(all.iter().map(|info| self.socket(info)).collect())
     }
 
-    fn socket(&self, seen: &types::seen) -> Socket {
-        let is_listening = seen.tcp_state == TCP_LISTEN;
-        let (local, remote) = addresses(&seen.endpoints);
-        let followed = seen.flow.low != 0 || seen.flow.high != 0;
+    fn socket(&self, info: &types::socket_info) -> Socket {
+        let is_listening = info.tcp_state == TCP_LISTEN;
+        let (local, remote) = addresses(&info.endpoints);
+        let followed = info.flow.low != 0 || info.flow.high != 0;
         Socket {
             local,
             remote,
-            netns: seen.endpoints.netns,
-            inode: seen.inode,
+            netns: info.endpoints.netns,
+            inode: info.inode,
             process: Process {
-                pid: seen.pid,
-                uid: seen.uid,
-                name: text(&seen.name),
+                pid: info.pid,
+                uid: info.uid,
+                name: text(&info.name),
             },
             is_listening,
-            is_blocking: seen.blocking != 0,
-            state: state_of(seen.state),
-            reason: match seen.reason {
+            is_blocking: info.blocking != 0,
+            state: state_of(info.state),
+            reason: match info.reason {
                 0 if is_listening => None,
                 reason => Some(self.reason(reason)),
             },
             followed: followed.then(|| Followed {
-                flow: (seen.flow.low, seen.flow.high),
-                accepted: seen.accepted != 0,
-                age: Duration::from_nanos(seen.age),
+                flow: (info.flow.low, info.flow.high),
+                accepted: info.accepted != 0,
+                age: Duration::from_nanos(info.age),
             }),
-            queue_bytes: seen.queue.into(),
+            queue_bytes: info.queue.into(),
             sends: Direction {
-                redirected: amount(&seen.redirected),
-                tcp: amount(&seen.passed),
-                tcp_bytes_ever: seen.tcp_bytes,
+                redirected: amount(&info.redirected),
+                tcp: amount(&info.passed),
+                tcp_bytes_ever: info.tcp_bytes,
                 queue_bytes: 0,
-                queue_peak_bytes: seen.queue_peak.into(),
-                last_message: self.counter_names.get(seen.last_message as usize).cloned(),
+                queue_peak_bytes: info.queue_peak.into(),
+                last_message: self.counter_names.get(info.last_message as usize).cloned(),
             },
         }
     }

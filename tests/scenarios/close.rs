@@ -36,7 +36,7 @@ fn close_after_send(stage: &Stage) {
     });
 }
 
-/// What does not fit into the mate's buffer is sent after the close.
+/// What does not fit into the peer's buffer is sent after the close.
 fn close_after_large_send(stage: &Stage) {
     both_ways(stage, |one, other| {
         one.send_all(1 << 20);
@@ -47,7 +47,7 @@ fn close_after_large_send(stage: &Stage) {
     });
 }
 
-/// A close that throws away what its mate has sent: the mate is told.
+/// A close that throws away what its peer has sent: the peer is told.
 fn close_unread(stage: &Stage) {
     both_ways(stage, |one, other| {
         let _ = other.send(100);
@@ -87,7 +87,7 @@ fn close_unread_then_send(stage: &Stage) {
     });
 }
 
-/// The mate has an answer unread when it is told.
+/// The peer has an answer unread when it is told.
 fn close_unread_after_answer(stage: &Stage) {
     both_ways(stage, |one, other| {
         let _ = other.send(100);
@@ -143,7 +143,7 @@ fn close_then_send(stage: &Stage) {
     });
 }
 
-/// A writer has waited for room, and longer than any timer of TCP's first ones, when its mate goes.
+/// A writer has waited for room, and longer than any timer of TCP's first ones, when its peer goes.
 fn close_while_sending(stage: &Stage) {
     count_sigpipe();
     let pair = stage.warm();

@@ -208,7 +208,7 @@ fn twice(stage: &Stage) {
     });
 }
 
-/// Who wants to read no more can still do so, and its mate does not notice.
+/// Who wants to read no more can still do so, and its peer does not notice.
 fn read(stage: &Stage) {
     both_ways(stage, |one, other| {
         one.shutdown(SHUT_RD);

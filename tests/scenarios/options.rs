@@ -131,7 +131,7 @@ fn late_small_buffers(stage: &Stage) {
     });
 }
 
-/// close waits until the mate has everything, at most for the time it was given; there is no need to wait here.
+/// close waits until the peer has everything, at most for the time it was given; there is no need to wait here.
 fn linger(stage: &Stage) {
     both_ways(stage, |one, other| {
         let outcome = calls::set_linger(one.fd(), 3);

@@ -70,7 +70,7 @@ fn both_use(stage: &Stage) {
     });
 }
 
-/// A child that writes while the parent reads, and the mate likewise.
+/// A child that writes while the parent reads, and the peer likewise.
 fn both_use_bulk(stage: &Stage) {
     const LENGTH: usize = 4 << 20;
     let pair = stage.warm();

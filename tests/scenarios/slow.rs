@@ -44,7 +44,7 @@ pub fn fill(end: Socket, size: usize) -> usize {
             }
         }
     }
-    // Its mate holds as much as it can, which is more than a socket that somebody reads ever has.
+    // Its peer holds as much as it can, which is more than a socket that somebody reads ever has.
     end.log(if total > 100_000 {
         "is filled up"
     } else {

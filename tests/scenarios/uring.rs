@@ -149,7 +149,7 @@ fn read_write(stage: &Stage) {
     there_and_back(stage, ring::WRITE, ring::READ);
 }
 
-/// A request that waits, until `event` by the mate.
+/// A request that waits, until `event` by the peer.
 fn waiting(one: Socket, event: impl FnOnce()) {
     with_ring(|ring| {
         let mut request = receive(ring, one, ring::RECV, 100, 0);

@@ -9,8 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::conversation::{Progress, Side};
-use crate::mate::Mate;
 use crate::pace::patience;
+use crate::peer::Peer;
 use crate::sys;
 
 const TICK: Duration = Duration::from_millis(100);
@@ -100,34 +100,34 @@ impl EndState {
     }
 
     /// Why this end should have progressed, if it should have.
-    fn pending(&self, mate: &EndState, mate_is_dead: bool) -> Option<&'static str> {
+    fn pending(&self, peer: &EndState, peer_is_dead: bool) -> Option<&'static str> {
         let stage = self.stage();
         if matches!(stage, Stage::Opening | Stage::Closed) || self.paused.load(Relaxed) {
             return None;
         }
-        if mate_is_dead && stage != Stage::Sleeping {
+        if peer_is_dead && stage != Stage::Sleeping {
             return Some("the other end's process was killed, and nothing tells this one");
         }
-        if mate.sent.load(Relaxed) > self.received.load(Relaxed) {
+        if peer.sent.load(Relaxed) > self.received.load(Relaxed) {
             return Some("bytes of the other end do not arrive");
         }
-        if stage == Stage::AwaitingEof && mate.write_closed.load(Relaxed) {
+        if stage == Stage::AwaitingEof && peer.write_closed.load(Relaxed) {
             return Some("the end of file does not arrive");
         }
-        if stage == Stage::SendBlocked && mate.received.load(Relaxed) >= self.sent.load(Relaxed) {
+        if stage == Stage::SendBlocked && peer.received.load(Relaxed) >= self.sent.load(Relaxed) {
             return Some("all was read, but the socket does not become writable");
         }
         None
     }
 
     /// Counts a tick; the reason once there were too many without progress.
-    fn tick(&self, mate: &EndState, mate_is_dead: bool, stall: u32) -> Option<&'static str> {
+    fn tick(&self, peer: &EndState, peer_is_dead: bool, stall: u32) -> Option<&'static str> {
         let mut position = self.sent.load(Relaxed) ^ self.received.load(Relaxed).rotate_left(32);
         if self.stage() == Stage::SendBlocked {
             // A blocking send counts when it is done; what is read of it is progress.
-            position ^= mate.received.load(Relaxed).rotate_left(16);
+            position ^= peer.received.load(Relaxed).rotate_left(16);
         }
-        let reason = self.pending(mate, mate_is_dead);
+        let reason = self.pending(peer, peer_is_dead);
         if self.seen.swap(position, Relaxed) != position || reason.is_none() {
             self.ticks.store(0, Relaxed);
             return None;
@@ -160,7 +160,7 @@ pub struct Connection {
     pub may_reset: bool,
     name: String,
     /// The process of the end that is not in this one.
-    mate: Option<Arc<Mate>>,
+    peer: Option<Arc<Peer>>,
     ends: [EndState; 2],
 }
 
@@ -171,11 +171,11 @@ impl Connection {
 
     fn closed(&self) -> bool {
         let closed = |end: &EndState| end.stage() == Stage::Closed;
-        self.ends.iter().all(closed) || (self.mate.is_some() && self.ends.iter().any(closed))
+        self.ends.iter().all(closed) || (self.peer.is_some() && self.ends.iter().any(closed))
     }
 
-    fn mate_is_dead(&self) -> bool {
-        self.mate.as_ref().is_some_and(|mate| mate.is_dead())
+    fn peer_is_dead(&self) -> bool {
+        self.peer.as_ref().is_some_and(|peer| peer.is_dead())
     }
 
     fn describe(&self) -> String {
@@ -210,12 +210,12 @@ impl Monitor {
         monitor
     }
 
-    pub fn open(&self, id: u64, name: String, may_reset: bool, mate: Option<Arc<Mate>>) -> Arc<Connection> {
+    pub fn open(&self, id: u64, name: String, may_reset: bool, peer: Option<Arc<Peer>>) -> Arc<Connection> {
         let connection = Arc::new(Connection {
             id,
             may_reset,
             name,
-            mate,
+            peer,
             ends: Default::default(),
         });
         self.lock().insert(id, Arc::clone(&connection));
@@ -287,8 +287,8 @@ impl Monitor {
     fn find_stalls(&self) {
         for connection in self.lock().values() {
             for side in [Side::Client, Side::Server] {
-                let (end, mate_is_dead) = (connection.end(side), connection.mate_is_dead());
-                let Some(reason) = end.tick(connection.end(side.other()), mate_is_dead, self.stall) else {
+                let (end, peer_is_dead) = (connection.end(side), connection.peer_is_dead());
+                let Some(reason) = end.tick(connection.end(side.other()), peer_is_dead, self.stall) else {
                     continue;
                 };
                 let seconds = (TICK * self.stall).as_secs();

@@ -11,10 +11,10 @@ use anyhow::{Context, Result, bail};
 
 use crate::conversation::{Side, Workload};
 use crate::gate::Gate;
-use crate::mate::{self, Mate};
 use crate::monitor::{Connection, Monitor};
 use crate::options::{Common, Family, Mode, flip_byte};
 use crate::pattern::Stream;
+use crate::peer::{self, Peer};
 use crate::sys::{self, Listener, Waker};
 use crate::{events, threads};
 
@@ -85,7 +85,7 @@ pub struct Run {
     pub gate: Gate,
     pub listeners: Vec<Listener>,
     pub wakers: [Waker; 2],
-    mate: Option<Arc<Mate>>,
+    peer: Option<Arc<Peer>>,
     parts: Parts,
     /// Where each listener is reached
     targets: Vec<SocketAddr>,
@@ -131,7 +131,7 @@ impl Run {
                 .collect::<io::Result<_>>()
                 .context("failed to listen on the loopback interface")?,
         };
-        let mate = match parts.sides {
+        let peer = match parts.sides {
             Sides::Both => None,
             Sides::Servers | Sides::Clients(_) => Some(Arc::default()),
         };
@@ -145,7 +145,7 @@ impl Run {
             listeners,
             targets,
             wakers: [Waker::new()?, Waker::new()?],
-            mate,
+            peer,
             parts,
             registry: Registry::default(),
             opened: AtomicU64::new(0),
@@ -174,9 +174,9 @@ impl Run {
     }
 
     /// The process of the other side has been killed: no client comes any more, and every connection must end.
-    pub fn mate_died(&self) {
-        if let Some(mate) = &self.mate {
-            mate.died();
+    pub fn peer_died(&self) {
+        if let Some(peer) = &self.peer {
+            peer.died();
         }
         self.set_clients_done();
     }
@@ -192,9 +192,9 @@ impl Run {
 
     fn open(&self, number: u64) -> Arc<Connection> {
         let id = id_of(self.parts.number, number);
-        let may_reset = self.mate.is_some() || self.workload.may_reset(id);
+        let may_reset = self.peer.is_some() || self.workload.may_reset(id);
         let name = format!("{}{number}", self.parts.name);
-        self.monitor.open(id, name, may_reset, self.mate.clone())
+        self.monitor.open(id, name, may_reset, self.peer.clone())
     }
 
     /// The next connection, if the workload wants one.
@@ -222,9 +222,9 @@ impl Run {
         let target = self.target(connection);
         let nonblocking = self.parts.modes[Side::Client.index()] == Mode::Nonblocking;
         let source = self
-            .mate
+            .peer
             .as_ref()
-            .map(|_| (mate::source_of(number_of(connection.id)), 0).into());
+            .map(|_| (peer::source_of(number_of(connection.id)), 0).into());
         match sys::connect(source, target, nonblocking && !self.common.late) {
             Ok(stream) => {
                 stream.set_nonblocking(nonblocking)?;
@@ -232,7 +232,7 @@ impl Run {
                 self.workload.tune(connection.id, Side::Client, &stream)?;
                 Ok(Some(stream))
             }
-            Err(error) if self.mate.is_some() && is_reset("connect", &error) => {
+            Err(error) if self.peer.is_some() && is_reset("connect", &error) => {
                 self.monitor.close(connection, Side::Client);
                 Ok(None)
             }
@@ -242,7 +242,7 @@ impl Run {
 
     /// Tells the server who is about to be accepted.
     fn expect(&self, connection: &Arc<Connection>, client: SocketAddr) {
-        if self.mate.is_some() {
+        if self.peer.is_some() {
             return;
         }
         let pair = (canonical(client), self.target(connection));
@@ -255,9 +255,9 @@ impl Run {
         let nonblocking = self.parts.modes[Side::Server.index()] == Mode::Nonblocking;
         let (stream, client) = self.listeners[listener].accept(nonblocking && !self.common.late)?;
         stream.set_nonblocking(nonblocking)?;
-        let connection = match self.mate {
+        let connection = match self.peer {
             None => self.claim(listener, client),
-            Some(_) => mate::number_of(client.ip()).map(|number| {
+            Some(_) => peer::number_of(client.ip()).map(|number| {
                 self.opened.fetch_add(1, Ordering::SeqCst);
                 self.open(number)
             }),

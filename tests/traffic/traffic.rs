@@ -16,7 +16,6 @@ mod fault;
 mod gate;
 mod get;
 mod hold;
-mod mate;
 mod monitor;
 mod older;
 mod options;
@@ -26,6 +25,7 @@ mod overtake;
 #[expect(dead_code, reason = "the tests say how much to do")]
 mod pace;
 mod pattern;
+mod peer;
 mod phases;
 mod plan;
 mod readers;

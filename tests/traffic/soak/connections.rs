@@ -134,7 +134,7 @@ impl Workload for Soak {
             1 => random.spread(64, 8 * KIB),
             _ => random.spread(8 * KIB, 512 * KIB),
         };
-        // A turn in a busy loop takes its time, and an end that reads on for minutes after its mate has closed is reset.
+        // A turn in a busy loop takes its time, and an end that reads on for minutes after its peer has closed is reset.
         let buffer = buffer.max(self.plan(connection).most(side) / MOST_READS) as usize;
         match random.range(0, 3) {
             0 => Reading::Drain { buffer },

@@ -222,7 +222,7 @@ pub fn work(control: &Arc<Control>, first: u64, connections: u64) -> Result<Sums
         // From here on a connect may be refused.
         closing.store(true, Ordering::SeqCst);
         victim.kill()?;
-        survivor.mate_died();
+        survivor.peer_died();
         sums.tally.add(running.finish()?);
         sums.connections += survivor.opened();
         sums.killed += 1;

@@ -10,11 +10,11 @@ const LAST_SOURCE: u32 = 0x7fff_fffe;
 
 /// The process of the other side.
 #[derive(Debug, Default)]
-pub struct Mate {
+pub struct Peer {
     dead: AtomicBool,
 }
 
-impl Mate {
+impl Peer {
     pub fn died(&self) {
         self.dead.store(true, Ordering::SeqCst);
     }
