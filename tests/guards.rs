@@ -166,6 +166,42 @@ fn servers_that_share_a_port_are_told_apart() {
     );
 }
 
+/// What a program has shown at one port is known there for its next listener too, and says nothing of another port.
+#[test]
+fn a_program_shows_at_each_port_whether_it_blocks() {
+    const ENOUGH: usize = 10;
+    let arena = Arena::new();
+    let tool = Tool::start(&arena, &[]);
+    let serve = |port: &str, accepted| {
+        let arguments = [
+            "--address",
+            port,
+            "--listener",
+            "blocking",
+            "--accepted",
+            accepted,
+        ];
+        serve(&arena, &Traffic::program(), &arguments)
+    };
+    for clients in [ENOUGH, 1] {
+        let (server, address) = serve("127.0.0.1:8000", "nonblocking");
+        dial(&arena, &address, clients);
+        server.finish();
+    }
+    let (server, address) = serve("127.0.0.1:8001", "blocking");
+    dial(&arena, &address, 1);
+    server.finish();
+    let report = tool.stop();
+    let counted = |name| report.counter(name);
+    assert_eq!(counted("refused_unknown_server"), 2, "{}", report.transcript);
+    assert_eq!(
+        counted("admitted_request_response"),
+        ENOUGH as u64,
+        "{}",
+        report.transcript
+    );
+}
+
 /// Listening sockets come and go, some of them at the same place in memory.
 #[test]
 fn a_server_is_not_taken_for_the_one_that_had_its_address_before() {

@@ -93,7 +93,7 @@ static __noinline void listen_begins(struct bpf_sock_ops *ctx)
 	listener_add(sock_of(tcp), &program, exclusion_of(task), true);
 }
 
-/* What the accepted sockets turned out to be, of this listener or of others of its program. That a listener does not block says
+/* What the accepted sockets turned out to be, of this listener or of an earlier one of its program at this port. That a listener does not block says
  * nothing, as there are programs that poll it and block in recv on what they accept; only of trusted ones it is believed.
  */
 static __always_inline enum nature accepts_of(struct listener *listener, struct program *program, __u32 port)
@@ -103,7 +103,7 @@ static __always_inline enum nature accepts_of(struct listener *listener, struct 
 
 	if (listener->accepts != NATURE_UNKNOWN)
 		return listener->accepts;
-	if (program && program->accepts == NATURE_NONBLOCKING)
+	if (program && program->accepts == NATURE_NONBLOCKING && has_shown_port(program, port))
 		return NATURE_NONBLOCKING;
 	if (!(program ? is_trusted(program) : trust_all))
 		return NATURE_UNKNOWN;

@@ -243,10 +243,38 @@ static __always_inline void nature_learn(enum nature *nature, bool nonblocking)
 		*nature = NATURE_NONBLOCKING;
 }
 
+/* One program may have an event loop at one port and threads that block at another. Without branches, each of which would double the
+ * verifier's work.
+ */
+static __always_inline bool has_shown_port(const struct program *program, __u16 port)
+{
+	__u32 shown = 0;
+
+	for (int i = 0; i < PROGRAM_PORTS; i++) {
+		__u32 difference = program->ports[i] ^ port;
+
+		shown |= (difference - 1) & ~difference;
+	}
+	return shown >> 31;
+}
+
+static __always_inline void port_learn(struct program *program, __u16 port)
+{
+	__u32 end = program->ports_end;
+
+	if (end >= PROGRAM_PORTS || has_shown_port(program, port))
+		return;
+	program->ports[end] = port;
+	program->ports_end = end + 1;
+}
+
 /* As above, of one that was accepted. */
-static __always_inline void accepted_learn(struct program *program, bool nonblocking, bool is_first)
+static __always_inline void accepted_learn(struct program *program, __u16 port, bool nonblocking,
+					   bool is_first)
 {
 	program->accepted += nonblocking && is_first;
+	if (nonblocking)
+		port_learn(program, port);
 	if (!nonblocking || program->accepted >= known_accepted)
 		nature_learn(&program->accepts, nonblocking);
 }

@@ -69,6 +69,9 @@ enum nature {
 	NATURE_BLOCKING,
 };
 
+/* A program that accepts at more ports has to show at each further one whether it blocks. */
+#define PROGRAM_PORTS 8
+
 /* What a program was seen to do. What keeps its sockets out of the map is never forgotten while the file is the same. */
 struct program {
 	/* As in /proc/PID/comm. */
@@ -87,6 +90,9 @@ struct program {
 	enum nature connects;
 	/* How many that it has accepted did not block. */
 	__u32 accepted;
+	/* At which ports, in the order of the host; 0 where there are no more, from this one on. */
+	__u32 ports_end;
+	__u16 ports[PROGRAM_PORTS];
 };
 
 /* What the files of a program say, by struct file_key. Written by user space. */

@@ -57,7 +57,7 @@ static __always_inline void show(struct end *end, struct sock *sock)
 		program_enter(task, &end->program);
 	program = bpf_map_lookup_elem(&sockredir_prog, &end->program);
 	if (program && end->accepted)
-		accepted_learn(program, nonblocking, is_new);
+		accepted_learn(program, sock->__sk_common.skc_num, nonblocking, is_new);
 	else if (program && end->leave_reason != COUNTER_REFUSED_BLOCKING)
 		connected_learn(end, sock, program, nonblocking);
 	if (end->accepted && is_new)

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use crate::model::known::{File, Image, Known, Nature, Program};
 
 /// The first line. A file of another version is not read.
-const HEADER: &str = "sockredir programs 1";
+const HEADER: &str = "sockredir programs 2";
 /// A larger file is none of ours.
 const MOST_BYTES: u64 = 16 << 20;
 
@@ -65,13 +65,14 @@ impl Known {
             // Writing to a string does not fail.
             let _ = writeln!(
                 text,
-                "program {device} {inode} {changed} {:x} {}{} {} {}{} {}",
+                "program {device} {inode} {changed} {:x} {}{} {} {}{} {} {}",
                 program.arguments,
                 if program.splices { 's' } else { '-' },
                 if program.receives { 'r' } else { '-' },
                 program.reads,
                 program.accepts.letter(),
                 program.connects.letter(),
+                ports_text(&program.ports),
                 program.name.replace(|c: char| c.is_control(), "?"),
             );
         }
@@ -136,8 +137,22 @@ fn file<'a>(words: &mut impl Iterator<Item = &'a str>) -> Option<File> {
     })
 }
 
+fn ports_text(ports: &[u16]) -> String {
+    if ports.is_empty() {
+        return "-".to_owned();
+    }
+    ports.iter().map(u16::to_string).collect::<Vec<_>>().join(",")
+}
+
+fn ports(text: &str) -> Option<Vec<u16>> {
+    match text {
+        "-" => Some(Vec::new()),
+        _ => text.split(',').map(|port| port.parse().ok()).collect(),
+    }
+}
+
 fn program(rest: &str) -> Option<Program> {
-    let mut words = rest.splitn(8, ' ');
+    let mut words = rest.splitn(9, ' ');
     let file = file(&mut words)?;
     let arguments = u64::from_str_radix(words.next()?, 16).ok()?;
     let mut does = words.next()?.chars();
@@ -153,6 +168,7 @@ fn program(rest: &str) -> Option<Program> {
         reads,
         accepts: nature()?,
         connects: nature()?,
+        ports: ports(words.next()?)?,
         name: words.next().unwrap_or_default().to_owned(),
     })
 }
@@ -191,6 +207,7 @@ mod tests {
                     receives: false,
                     reads: 3,
                     accepts: Nature::Blocking,
+                    ports: Vec::new(),
                     connects: Nature::Unknown,
                 },
                 Program {
@@ -200,7 +217,8 @@ mod tests {
                     splices: false,
                     receives: true,
                     reads: 0,
-                    accepts: Nature::Unknown,
+                    accepts: Nature::Nonblocking,
+                    ports: vec![80, 443],
                     connects: Nature::Nonblocking,
                 },
             ],
@@ -222,7 +240,7 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_not_believed() {
-        for text in ["", "sockredir programs 2\n"] {
+        for text in ["", "sockredir programs 3\n"] {
             assert!(text.parse::<Known>().is_err(), "{text}");
         }
         let text = known().to_text();

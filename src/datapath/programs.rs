@@ -88,6 +88,10 @@ impl Datapath<'_> {
                 connects: nature(program.connects),
                 ..types::program::default()
             };
+            for (to, from) in value.ports.iter_mut().zip(&program.ports) {
+                *to = *from;
+                value.ports_end += 1;
+            }
             for (to, from) in value.name.iter_mut().zip(name_of(&program.name)) {
                 *to = from as i8;
             }
@@ -204,6 +208,7 @@ fn program_of(key: &types::program_key, value: &types::program) -> Program {
         receives: value.receives != 0,
         reads: value.reads,
         accepts: nature_of(value.accepts),
+        ports: value.ports.into_iter().filter(|port| *port != 0).collect(),
         connects: nature_of(value.connects),
     }
 }

@@ -39,6 +39,8 @@ pub struct Program {
     /// How often it was seen to have read something.
     pub reads: u32,
     pub accepts: Nature,
+    /// The ports at which it has accepted sockets that did not block.
+    pub ports: Vec<u16>,
     pub connects: Nature,
 }
 
