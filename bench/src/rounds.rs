@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context as _, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use sockredir::model::Counter;
+
 use super::accelerator::Accelerator;
 use super::cases::{Case, Cores, Network, Workload};
 use super::figures::Figures;
@@ -190,7 +192,9 @@ fn run(setup: &mut Setup<'_, '_>, row: &mut Results, lane: Lane, number: u32) ->
     let after = setup.accelerator.counters()?;
     let counted = before.zip(after).filter(|_| lane == Lane::Accelerated);
     let counted = counted.map(|(before, after)| after.since(&before));
-    let redirected = counted.as_ref().map(|counted| counted.value("bytes_redirected"));
+    let redirected = counted
+        .as_ref()
+        .map(|counted| counted.value(const { Counter::of("bytes_redirected") }));
     for (name, value) in counted.iter().flat_map(|counted| counted.counted()) {
         *outcome.counters.entry(name.to_owned()).or_default() += value;
     }

@@ -7,6 +7,10 @@
 #ifndef SOCKREDIR_H
 #define SOCKREDIR_H
 
+/* User space compares and stores these types by their bytes: one with a hole does not compile. */
+#pragma clang diagnostic push
+#pragma clang diagnostic error "-Wpadded"
+
 /* The key of one end in the socket map: its own next sequence number and the one it expects, at establishment.
  * The peer's key is the mirror image (law 4).
  */
@@ -446,10 +450,10 @@ struct end {
 	__u32 accepted;
 	/* The refused_* counter of this connecting program, or 0. */
 	__u32 exclusion;
-	/* Who has connected it or, once it has sent, who has. */
-	struct program_key program;
 	/* Why the flow is not followed any more, as its counter, or 0. */
 	__u32 leave_reason;
+	/* Who has connected it or, once it has sent, who has. */
+	struct program_key program;
 	/* It has sent, and so has shown which program it belongs to, and whether it blocks. */
 	__u32 shown;
 	/* Up to where its program had read at the last look, and how much by then: while it is watched out of the map. */
@@ -530,5 +534,7 @@ struct socket_info {
 	__u32 queue;
 	__u32 queue_peak;
 };
+
+#pragma clang diagnostic pop
 
 #endif

@@ -10,6 +10,7 @@ use crate::cli::StatusArgs;
 use crate::model::counters::Counters;
 use crate::model::document::{Adoption, Fill, Since, Status};
 use crate::model::output::print;
+use crate::model::reasons::Counter;
 use crate::model::text::{bytes, columns, folders, short};
 
 /// Prints it once. Fails where the instance cannot be asked.
@@ -93,7 +94,7 @@ fn adoption(adoption: &Adoption, counters: &Counters) -> String {
     format!(
         "{}: {} connections, in {} scans of {:.1} ms in all, the last one of {:.1} ms{shut}",
         adoption.mode,
-        counters.value("adopted"),
+        counters.value(const { Counter::of("adopted") }),
         adoption.scans,
         adoption.scan_seconds * 1000.0,
         adoption.last_scan_seconds * 1000.0
@@ -114,10 +115,12 @@ fn paths(counters: &Counters, seconds: Option<f64>) -> String {
     let amount = |value: u64| value as f64 / seconds.unwrap_or(1.0);
     format!(
         "{} messages{per} and {}{per} redirected, {} messages{per} and {}{per} over TCP",
-        short(amount(counters.value("messages_redirected"))),
-        bytes(amount(counters.value("bytes_redirected"))),
+        short(amount(
+            counters.value(const { Counter::of("messages_redirected") })
+        )),
+        bytes(amount(counters.value(const { Counter::of("bytes_redirected") }))),
         short(amount(counters.messages_over_tcp())),
-        bytes(amount(counters.value("bytes_tcp")))
+        bytes(amount(counters.value(const { Counter::of("bytes_tcp") })))
     )
 }
 
@@ -142,7 +145,7 @@ fn counters(status: &Status) -> String {
         .counters
         .counted()
         .map(|(name, value)| {
-            let more = since.map_or(0, |since| since.counters.value(name));
+            let more = since.map_or(0, |since| since.counters.named(name));
             let more = if more > 0 {
                 format!("+{more}")
             } else {

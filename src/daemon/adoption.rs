@@ -12,6 +12,7 @@ use crate::datapath::{Datapath, ENTERING, Scan};
 use crate::model::counters::Counters;
 use crate::model::document::{Adopted, Adoption, FORMAT};
 use crate::model::finding::Finding;
+use crate::model::reasons::Counter;
 
 /// After a scan that has found something, and doubled after one that has not. An end is adopted once two scans have seen it.
 const FIRST: Duration = Duration::from_millis(250);
@@ -26,16 +27,16 @@ const IDLE: u32 = 7;
 const ASKED: u32 = 2;
 
 /// Counters that change when a connection is not followed that may be later.
-const CHANGES: [&str; 9] = [
-    "refused_blocking",
-    "refused_blocking_server",
-    "refused_unknown_server",
-    "refused_service",
-    "refused_full",
-    "tcp_only_blocking",
-    "tcp_only_pattern",
-    "tcp_only_no_mate",
-    "drain_done",
+const CHANGES: [Counter; 9] = [
+    Counter::of("refused_blocking"),
+    Counter::of("refused_blocking_server"),
+    Counter::of("refused_unknown_server"),
+    Counter::of("refused_service"),
+    Counter::of("refused_full"),
+    Counter::of("tcp_only_blocking"),
+    Counter::of("tcp_only_pattern"),
+    Counter::of("tcp_only_no_mate"),
+    Counter::of("drain_done"),
 ];
 
 /// Whoever waits for the scans that it has asked for.
@@ -129,7 +130,7 @@ impl Schedule {
 
     /// What was counted meanwhile may be a reason to scan again.
     pub fn notice(&mut self, counters: &Counters, now: Instant) {
-        let changes = CHANGES.iter().map(|name| counters.value(name)).sum();
+        let changes = CHANGES.iter().map(|counter| counters.value(*counter)).sum();
         if changes == self.changes {
             return;
         }

@@ -6,9 +6,10 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use crate::datapath::{Datapath, Decision};
+use crate::model::reasons::Counter;
 
 /// Counts the decisions for which there was no room.
-const DROPPED: &str = "decisions_dropped";
+const DROPPED: Counter = Counter::of("decisions_dropped");
 
 /// The log of an instance.
 #[derive(Debug)]

@@ -21,6 +21,7 @@ use crate::datapath::cgroup::{self, Cgroups};
 use crate::datapath::{Datapath, Ends, Namespaces};
 use crate::model::counters::Counters;
 use crate::model::output::announce;
+use crate::model::reasons::Counter;
 use crate::model::text::{bytes, percent, short};
 
 /// How often the cgroups are looked after.
@@ -143,9 +144,10 @@ impl MainLoop<'_> {
     }
 
     fn tell_manager(&self, counters: &Counters) {
-        let redirected = counters.value("bytes_redirected");
-        let all = redirected + counters.value("bytes_tcp");
-        let accelerated = counters.value("admitted_request_response") + counters.value("admitted_bulk");
+        let redirected = counters.value(const { Counter::of("bytes_redirected") });
+        let all = redirected + counters.value(const { Counter::of("bytes_tcp") });
+        let accelerated = counters.value(const { Counter::of("admitted_request_response") })
+            + counters.value(const { Counter::of("admitted_bulk") });
         self.manager.status(&format!(
             "{}; {} connections accelerated so far, {} of {} redirected",
             self.covered,

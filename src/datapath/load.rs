@@ -8,7 +8,8 @@ use libbpf_rs::btf::types::Enum;
 use libbpf_rs::skel::{OpenSkel as _, Skel as _, SkelBuilder as _};
 
 use super::skeleton::{OpenSockredirSkel, SockredirSkel, SockredirSkelBuilder};
-use super::{Datapath, Options, SpliceWatch, Storage, tunables};
+use super::{Datapath, Options, SpliceWatch, Storage, tunables, types};
+use crate::model::reasons::REASONS;
 
 impl<'a> Datapath<'a> {
     /// Loads the programs and attaches them to the socket map. Nothing enters the map before [`Self::attach`].
@@ -122,6 +123,9 @@ fn watch_splices(skel: &SockredirSkel<'_>) -> Result<Vec<Link>> {
 fn fd_of(map: &impl AsFd) -> RawFd {
     map.as_fd().as_raw_fd()
 }
+
+/// One without its sentences, or sentences without a counter, do not compile.
+const _: () = assert!(types::counter::COUNTERS.0 as usize + 1 == REASONS.len());
 
 /// The names of `enum counter`, in order, from the object's own type information.
 fn counter_names(skel: &SockredirSkel<'_>) -> Result<Vec<String>> {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::reasons::Counter;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -15,8 +16,13 @@ impl Counters {
         Self(names.iter().cloned().zip(values).collect())
     }
 
-    /// 0 if there is none of that name.
-    pub fn value(&self, name: &str) -> u64 {
+    /// 0 where the instance that was asked has no such counter.
+    pub fn value(&self, counter: Counter) -> u64 {
+        self.named(counter.name())
+    }
+
+    /// The value of one whose name comes from such a reading; 0 if it is not in this one.
+    pub fn named(&self, name: &str) -> u64 {
         let counter = self.0.iter().find(|(each, _)| each == name);
         counter.map_or(0, |(_, value)| *value)
     }

@@ -21,4 +21,5 @@ pub use counters::Counters;
 pub use finding::Finding;
 pub use output::print;
 pub use ports::PortSet;
+pub use reasons::Counter;
 pub use safety::SafetyCheck;

@@ -12,6 +12,7 @@ use super::connection::{Connection, PATIENCE, Received, TestCgroup, TestSocket, 
 use crate::datapath::{Coverage, Datapath, sys};
 use crate::model::counters::Counters;
 use crate::model::finding::Finding;
+use crate::model::reasons::Counter;
 use crate::model::safety::SafetyCheck;
 
 const KERNELS: &str = "use Linux 6.12.75, 6.18.14, 7.0 or a later one of these series";
@@ -126,7 +127,7 @@ impl<'test, 'a> SelfTest<'test, 'a> {
     fn ensure_redirected(&self, start: &Counters) -> Result<()> {
         let counted = self.since(start)?;
         ensure!(
-            counted.value("messages_redirected") > 0,
+            counted.value(const { Counter::of("messages_redirected") }) > 0,
             "{}",
             counted.in_a_line()
         );
@@ -145,7 +146,8 @@ impl<'test, 'a> SelfTest<'test, 'a> {
         client.receive_until(server.sent)?;
         let counted = self.since(&start)?;
         ensure!(
-            counted.value("messages_redirected") > 0 && counted.value("messages_one_way") > 0,
+            counted.value(const { Counter::of("messages_redirected") }) > 0
+                && counted.value(const { Counter::of("messages_one_way") }) > 0,
             "not tried: {}",
             counted.in_a_line()
         );
@@ -166,7 +168,9 @@ impl<'test, 'a> SelfTest<'test, 'a> {
             client.send(1)?;
             server.send(1)?;
         }
-        let queued = self.since(&start)?.value("messages_redirected");
+        let queued = self
+            .since(&start)?
+            .value(const { Counter::of("messages_redirected") });
         ensure!(queued <= 2 * MOST_MESSAGES, "{queued} messages were queued");
         server.receive_until(client.sent)?;
         client.receive_until(server.sent)

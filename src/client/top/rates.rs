@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::model::counters::Counters;
 use crate::model::document::{Direction, Flow, FlowState, Flows, Status};
+use crate::model::reasons::Counter;
 
 /// Counters of these names tell why something is not redirected, ...
 const REASONS: [&str; 4] = ["refused_", "tcp_only_", "drain_", "messages_"];
@@ -109,11 +110,11 @@ impl Traffic {
         let other_bytes: f64 = rows.iter().filter_map(|row| row.rates.as_ref()).map(other).sum();
         Self {
             redirected: Rate {
-                bytes: rate(counted.value("bytes_redirected")),
-                messages: rate(counted.value("messages_redirected")),
+                bytes: rate(counted.value(const { Counter::of("bytes_redirected") })),
+                messages: rate(counted.value(const { Counter::of("messages_redirected") })),
             },
             mapped: Rate {
-                bytes: rate(counted.value("bytes_tcp")),
+                bytes: rate(counted.value(const { Counter::of("bytes_tcp") })),
                 messages: rate(counted.messages_over_tcp()),
             },
             other_bytes: other_bytes.max(0.0),
@@ -161,7 +162,7 @@ fn reasons(total: &Counters, recent: Option<&Counters>) -> Vec<Reason> {
         .map(|(name, total)| Reason {
             name: name.to_owned(),
             total,
-            recent: recent.map(|recent| recent.value(name)),
+            recent: recent.map(|recent| recent.named(name)),
         })
         .collect()
 }

@@ -391,7 +391,7 @@ mod tests {
             ("sockredir_bytes_total{path=\"tcp\"}", "bytes_tcp"),
             ("sockredir_repeated_bytes_total", "bytes_repeated"),
         ] {
-            let value = status.counters.value(counter) as f64;
+            let value = status.counters.named(counter) as f64;
             assert!(samples.contains(&(metric, value)), "{metric} {value}:\n{text}");
         }
     }
