@@ -30,6 +30,7 @@ volatile __u32 splice_works = 0;
 const volatile bool splices_seen = true;
 /* The numbers of the system calls that read from a socket without recv, also those of 32-bit programs: splice, getsockopt. */
 const volatile __u32 calls_around_recv[4] = {};
+const volatile __u32 call_sendfile;
 /* A program is known to read by recv once it was seen to have read so often, or so many bytes from one connection, without a
  * splice: who splices does so after the beginning of a connection, or with large messages only.
  */
@@ -44,6 +45,8 @@ const volatile __u32 observe_messages = 8;
 const volatile __u32 observe_messages_quick = 2;
 /* A mean message of this size makes a flow bulk; a message of this size ends a run of small ones. */
 const volatile __u32 bulk_bytes = 32768;
+/* A message of sendfile that TCP sends at least as fast as it is redirected. */
+const volatile __u32 sendfile_bytes = 4096;
 /* A run of this many small one-way messages goes through TCP, and one of that many drains the flow. */
 const volatile __u32 one_way_tcp = 4;
 const volatile __u32 one_way_drain = 64;

@@ -382,6 +382,9 @@ enum counter {
 	COUNTER_PROGRAMS_KNOWN,
 	/* Events that the daemon was not told of: there were too many. */
 	COUNTER_EVENTS_DROPPED,
+	/* Flows whose sender uses sendfile, which TCP does without a copy: under observation, and admitted ones. */
+	COUNTER_TCP_ONLY_SENDFILE,
+	COUNTER_DRAIN_SENDFILE,
 	COUNTERS,
 };
 

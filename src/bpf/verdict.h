@@ -217,6 +217,9 @@ static __always_inline enum counter observe(struct end *end, struct flow *flow, 
 			flow_turns(flow, COUNTER_REFUSED_IO_URING);
 		return refuse(flow, COUNTER_TCP_ONLY_SPECIAL);
 	}
+	/* In the map each of its pages would be copied. */
+	if (size >= sendfile_bytes && running_call() == call_sendfile)
+		return refuse(flow, COUNTER_TCP_ONLY_SENDFILE);
 	/* The answers of an end that has not been adopted yet are not seen. */
 	if (end->adopted && !(flow_word(flow) & FLOW_END(!end->side)))
 		end->observed = end->turns = end->observed_bytes = 0;
@@ -241,6 +244,8 @@ static __always_inline enum counter judge_own(struct end *end, struct flow *flow
 		return turn_back(flow, !end->accepted);
 	if (has_io_uring(bpf_get_current_task_btf()))
 		return send_back(flow, COUNTER_DRAIN_SPECIAL);
+	if (size >= sendfile_bytes && running_call() == call_sendfile)
+		return send_back(flow, COUNTER_DRAIN_SENDFILE);
 	/* Until the first redirect, what was sent before the receiver has accepted is still on its way through TCP. */
 	if (++end->round > (end->sent.messages ? gain_messages : FIRST_ROUND * gain_messages)) {
 		bool gain = end->round_redirected * 2 >= gain_messages;

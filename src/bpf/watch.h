@@ -158,20 +158,11 @@ static __always_inline void notice_splice(struct sock *sock)
 	}
 }
 
-/* Whether the running thread is in a system call that reads from a socket without recv. Every recv from TCP's own queue asks: by
- * plain loads, as helpers for them would take four times as long.
- */
+/* Whether the running thread is in a system call that reads from a socket without recv. Every recv from TCP's own queue asks. */
 static __always_inline bool is_around_recv(void)
 {
-	void *registers = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
-	struct pt_regs___arm64 *arm64 = registers;
-	struct pt_regs___x86 *x86 = registers;
-	__u32 call = ~0u;
+	__u32 call = running_call();
 
-	if (bpf_core_field_exists(x86->orig_ax))
-		call = x86->orig_ax;
-	else if (bpf_core_field_exists(arm64->syscallno))
-		call = arm64->syscallno;
 	return call == calls_around_recv[0] || call == calls_around_recv[1] || call == calls_around_recv[2] ||
 	       call == calls_around_recv[3];
 }

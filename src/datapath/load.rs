@@ -66,6 +66,7 @@ fn set_constants(
         splice,
         getsockopt,
     ];
+    rodata.call_sendfile = libc::SYS_sendfile as u32;
     rodata.splices_seen = splice_watch != SpliceWatch::Nothing;
     Ok(())
 }

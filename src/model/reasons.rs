@@ -495,6 +495,18 @@ pub const REASONS: &[Reason] = &[
         remedy: "report it: there is room for 1,600 in 20 ms",
     },
     Reason {
+        name: "tcp_only_sendfile",
+        cause: "before the connection was decided a program sent a file with `sendfile`, whose pages TCP sends without a copy",
+        remedy: "nothing to do: TCP is the faster way for it; small files gain if the program reads and writes them (nginx: \
+                 `sendfile off`)",
+    },
+    Reason {
+        name: "drain_sendfile",
+        cause: "a program sent a file with `sendfile` on an accelerated connection, and TCP sends its pages without a copy",
+        remedy: "nothing to do: TCP is the faster way for it; small files gain if the program reads and writes them (nginx: \
+                 `sendfile off`)",
+    },
+    Reason {
         name: NOT_FOLLOWED,
         cause: "the connection was established before sockredir started, or by a socket that was blocking then and is \
                 not now, or while as many as `--max-flows` allows were followed, and is not adopted yet",
