@@ -29,6 +29,9 @@ fn nginx_serves_files() {
         assert_quiet(stage);
     });
     totals.assert_admitted();
+    // Small files are redirected, and from 4 KiB on sendfile goes through TCP.
+    let left = totals.counter("tcp_only_sendfile") + totals.counter("drain_sendfile");
+    assert!(left > 0, "none was left to TCP");
 }
 
 #[test]
