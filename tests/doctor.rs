@@ -218,7 +218,9 @@ fn a_behaviour_that_is_missing_is_named_and_can_be_forced() {
 
     let run = |arguments: &[&str]| {
         let mut command = broken(sockredir(&arena, arguments));
-        command.arg("--cgroup").arg(arena.cgroup());
+        command
+            .args(["--known-programs", "none", "--cgroup"])
+            .arg(arena.cgroup());
         command
     };
     for arguments in [&[][..], &["--force", "order,self-test"]] {
@@ -263,7 +265,9 @@ fn a_self_test_that_cannot_be_made_is_a_reason_to_refuse() {
 
         let run = |arguments: &[&str]| {
             let mut command = sockredir(&arena, arguments);
-            command.arg("--cgroup").arg(arena.cgroup());
+            command
+                .args(["--known-programs", "none", "--cgroup"])
+                .arg(arena.cgroup());
             restrict(&mut command);
             command
         };
