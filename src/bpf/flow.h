@@ -191,7 +191,7 @@ static __always_inline void service_score(struct flow *flow, __s32 change)
 	service->score = score > score_most ? score_most : score < 0 ? 0 : score;
 }
 
-/* Redirection has paid for the insertion of this flow, or would have. */
+/* Credits a service once per flow: redirection has paid for the insertion, or would have. */
 static __always_inline void service_credit(struct flow *flow)
 {
 	if (flow->worth)

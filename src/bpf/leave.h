@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What an end does under its own lock, in its own callbacks: give up pairing, drain, leave the map, and be forgotten. */
+/* What an end does under its own lock, in its callbacks: give up pairing, drain, leave the map, be forgotten.
+ */
 #ifndef LEAVE_H
 #define LEAVE_H
 
@@ -200,7 +201,7 @@ static __noinline void maintain_end(struct bpf_sock_ops *ctx)
 			callbacks_drop(ctx, end);
 		return;
 	}
-	/* The look before its first message goes out may be the last one. */
+	/* This look, before its first message goes out, may be the last one. */
 	if (!end->shown && (ctx->skb_len || end->observed) && sock_of(tcp)->sk_lock.owned)
 		show(end, sock_of(tcp));
 	flow = flow_of(end);

@@ -36,7 +36,8 @@ const volatile __u32 calls_around_recv[4] = {};
 const volatile __u32 known_reads = 512;
 const volatile __u32 known_bytes = 128 << 10;
 
-/* With this many accepted sockets that do not block, a program's other listeners are trusted as well. */
+/* After this many accepted sockets that do not block, a program's other listeners count as non-blocking too.
+ */
 const volatile __u32 known_accepted = 8;
 
 /* Messages that an end observes before it decides; fewer where the service has a high score. */
@@ -47,8 +48,8 @@ const volatile __u32 bulk_bytes = 32768;
 /* A run of one_way_tcp small one-way messages goes through TCP; one of one_way_drain drains the flow. */
 const volatile __u32 one_way_tcp = 4;
 const volatile __u32 one_way_drain = 64;
-/* Of this many messages of an admitted flow half must be redirected, or it is drained: a mapped socket that
- * sends through TCP is slower than one that has left.
+/* Once per this many messages an admitted flow must have had half of them redirected, or it is drained: a
+ * mapped socket that sends through TCP is slower than one that has left.
  */
 const volatile __u32 gain_messages = 128;
 /* Law 6: the limits of a receive queue; a direction comes back from TCP below half of them. */
@@ -70,7 +71,7 @@ const volatile __s32 score_absent = 4;
 const volatile __u32 refresh_seconds = 10;
 
 /* Adoption: how long every scan must find an end adoptable; how long one that left waits to come back,
- * doubled each time but not more often than adopt_again_times; how long one end waits for its peer.
+ * doubled each time up to adopt_again_times; how long one end waits for its peer.
  */
 const volatile __u32 adopt_seen_ms = 100;
 const volatile __u32 adopt_again_ms = 8000;
@@ -130,8 +131,8 @@ struct {
 	__type(value, struct service);
 } sockredir_svc SEC(".maps");
 
-/* Why all connections to a service are refused (refused_*), as one of them turned blocking or was given a
- * ULP; 0 if they were seen not to. Not an LRU: where there is no room a service stays unknown.
+/* Why all connections to a service are refused (refused_*), learnt from one of them; 0 if they were seen not
+ * to block. Not an LRU: where there is no room a service stays unknown.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

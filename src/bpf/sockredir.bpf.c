@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/* The entry points of the datapath. docs/datapath.md numbers its laws. */
+/* The entry points of the datapath. docs/datapath.md explains its laws. */
 #include "adopt.h"
 #include "observe.h"
 #include "options.h"

@@ -33,7 +33,7 @@ struct service_key {
 };
 
 struct service {
-	/* 0 to 64: at 0 only a sample of connections is inserted; a high score makes decisions early. */
+	/* 0 to 64: at 0 only a sample of connections is inserted; at a high score flows decide early. */
 	__s32 score;
 	__u32 skipped;
 };
@@ -180,7 +180,7 @@ struct tally {
 };
 
 /* Layout of struct flow's word. One word, so that every transition is one compare-and-swap. */
-/* As a side: none. */
+/* No side yet. */
 #define FLOW_SIDES 2
 #define FLOW_END(side) (1ull << (side))
 #define FLOW_ENDS (FLOW_END(0) | FLOW_END(1))
@@ -335,8 +335,8 @@ enum counter {
 	COUNTER_REFUSED_TWIN,
 	/* or they match, but the accepted end was established by a packet of another socket (law 4). */
 	COUNTER_REFUSED_FOREIGN,
-	/* Flows under observation that stay on TCP: their ends are of two users (--same-user), or in two
-	 * cgroups (--same-cgroup).
+	/* Flows under observation that stay on TCP: their ends belong to two users (--same-user), or are in
+	 * two cgroups (--same-cgroup).
 	 */
 	COUNTER_TCP_ONLY_USER,
 	COUNTER_TCP_ONLY_CGROUP,
@@ -344,14 +344,14 @@ enum counter {
 	COUNTER_MESSAGES_REFRESH,
 	/* Established connections that were adopted, with both ends put into the socket map, */
 	COUNTER_ADOPTED,
-	/* and looks at an end that cannot be now: it is in another network namespace, closes, */
+	/* and looks that found an end not adoptable: in another network namespace, closing, */
 	COUNTER_ADOPT_NAMESPACE,
 	COUNTER_ADOPT_CLOSING,
-	/* a thread sleeps in recv or send or waits for the lock, data is unread, it left only recently; */
+	/* with a thread in recv or send or waiting for the lock, with unread data, or back too early; */
 	COUNTER_ADOPT_WAITED,
 	COUNTER_ADOPT_UNREAD,
 	COUNTER_ADOPT_AGAIN,
-	/* or its peer cannot be, or is not found by its addresses. */
+	/* or with a peer that is not adoptable, or not found by its addresses. */
 	COUNTER_ADOPT_UNPAIRED,
 	/* Connections reset to tell the sender that its data will never be read (law 10). */
 	COUNTER_RESETS_UNREAD,
@@ -411,8 +411,8 @@ struct event {
 	__u32 interface;
 };
 
-/* The reason of a socket that would be taken now but connected before the tool started, while it blocked, or
- * at --max-flows, and that no scan has adopted yet. Never counted.
+/* Reported for a socket that would be taken now, but connected before the tool started, while it blocked, or
+ * at --max-flows, and was not adopted by a scan yet. Never counted.
  */
 #define NOT_FOLLOWED COUNTERS
 

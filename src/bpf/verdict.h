@@ -336,8 +336,8 @@ static __always_inline enum counter judge(struct sk_msg_md *msg, struct sk_msg *
 	return reason;
 }
 
-/* Law 7: a miss of the helper is not an error. The verdict is SK_PASS, as SK_DROP would stick to the socket, unless a redirect
- * is in place that can neither go nor be taken back.
+/* Law 7: a miss of the helper is not an error. The verdict is SK_PASS, as SK_DROP would stick to the socket,
+ * unless a redirect is in place that can neither go nor be taken back.
  */
 static __always_inline int verdict(struct sk_msg_md *msg)
 {
