@@ -9,7 +9,7 @@
 #include "leave.h"
 
 #define MILLISECOND 1000000ull
-/* The way from choosing a protocol's function to waiting for the lock takes less, unless interrupted. */
+/* Getting from the choice of a protocol's function to the lock takes far less, unless interrupted. */
 #define ENTRY_NANOSECONDS 2000
 #define ENTRY_LOOKS 256
 

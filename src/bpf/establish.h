@@ -59,10 +59,10 @@ static __always_inline __u32 service_verdict(const struct service_key *key, stru
 	return service->score >= score_quick ? observe_messages_quick : observe_messages;
 }
 
-/* True if the peer sent the packet that establishes this end (law 4). Sequence numbers alone can be made to
- * fit: a user-space relay copies them, and equal addresses in two namespaces have equal ones if both
- * connections began in the same 64 ns. The kernel marks packets with a random number of their socket that
- * stays with them on this host and is not on the wire.
+/* True if the peer sent the packet that establishes this end (law 4). Sequence numbers can be made to fit: a
+ * user-space relay copies them, and connections with equal addresses in two namespaces share them if begun in
+ * the same 64 ns. The kernel marks packets with a random number of their socket, which stays with them on
+ * this host and is not on the wire.
  */
 static __always_inline bool is_sent_by_peer(struct bpf_sock_ops *ctx, struct flow *flow)
 {
@@ -251,7 +251,7 @@ static __always_inline bool is_unknown(enum counter refusal)
 	return refusal == COUNTER_REFUSED_UNKNOWN_PROGRAM || refusal == COUNTER_REFUSED_UNKNOWN_SERVER;
 }
 
-/* Puts an end into the map and the record. Until the record counts it, that may be another flow's. */
+/* Puts an end into the map and the record, which may be another flow's until it counts the end. */
 static __always_inline void end_join(struct bpf_sock_ops *ctx, struct end *end, struct sock *sock,
 				     struct flow *flow)
 {

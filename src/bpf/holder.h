@@ -25,7 +25,7 @@ static __always_inline void holder_add(struct candidate *candidate, __u32 proces
 			return;
 		}
 	}
-	/* Too many to know. */
+	/* Too many: is_entered() then assumes the worst. */
 	candidate->holders[0] = 0;
 }
 

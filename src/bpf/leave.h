@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What an end does under its own lock, in its callbacks: give up pairing, drain, leave the map, be forgotten.
- */
+/* What an end does under its own lock: give up pairing, drain, leave the map, and be forgotten. */
 #ifndef LEAVE_H
 #define LEAVE_H
 
@@ -39,7 +38,7 @@ static __always_inline int sleepers(struct sock *sock)
 }
 
 /* True if the end may leave (law 2): unread data would be lost, and a thread inside the socket must not find
- * its queue gone. Every thread in sendmsg or recvmsg holds a psock reference; `inside` of them run this.
+ * its queue gone. Each thread in sendmsg or recvmsg holds a psock reference; `inside` is 1 if one runs this.
  */
 static __always_inline bool can_leave(struct sock *sock, struct sk_psock *psock, int inside)
 {
@@ -170,9 +169,9 @@ static __always_inline enum counter give_up(struct bpf_sock_ops *ctx, struct end
 	return NO_REASON;
 }
 
-/* close() has unlinked the socket and is sending its FIN. TCP would reset it if data was unread; here that
- * data is in the psock's queue, counts as received until freed, and may keep the window shut for a minute.
- * With more room the FIN opens the window, and what the peer then sends is answered with a reset.
+/* close() has unlinked the socket and is sending its FIN. TCP would send a reset if data was unread; here
+ * that data is in the psock's queue, counts as received until freed, and may keep the window shut for a
+ * minute. With more room the FIN opens the window, and what the peer then sends is answered with a reset.
  */
 static __always_inline void forget_unread(struct bpf_sock_ops *ctx, struct sock *sock)
 {

@@ -34,7 +34,7 @@ static __always_inline struct sock *listening(struct listener *listener, __u32 p
 	return sock->__sk_common.skc_state == TCP_LISTEN && sock->__sk_common.skc_num == port ? sock : NULL;
 }
 
-/* The listener that accepted a socket: as in the kernel's lookup, its own address precedes all addresses. */
+/* The listener that accepted a socket: as in the kernel, one at its address precedes one at all addresses. */
 static __always_inline struct listener *listener_of(struct sock *sock)
 {
 	struct listener *here, *anywhere;
@@ -93,9 +93,9 @@ static __noinline void listen_begins(struct bpf_sock_ops *ctx)
 	listener_add(sock_of(tcp), &program, exclusion_of(task), true);
 }
 
-/* What the accepted sockets turned out to be, of this listener or of its program's others. That it does not
- * block itself says nothing, as some programs poll it and block in recv on what they accept; only of trusted
- * ones it counts.
+/* What the accepted sockets turned out to be, of this listener or of its program's others. A listener that
+ * does not block says nothing, as some programs poll it and block in recv on what they accept; it counts for
+ * trusted ones.
  */
 static __always_inline enum nature accepts_of(struct listener *listener, struct program *program, __u32 port)
 {

@@ -36,8 +36,7 @@ const volatile __u32 calls_around_recv[4] = {};
 const volatile __u32 known_reads = 512;
 const volatile __u32 known_bytes = 128 << 10;
 
-/* After this many accepted sockets that do not block, a program's other listeners count as non-blocking too.
- */
+/* After this many non-blocking accepted sockets, those of a program's other listeners count as such too. */
 const volatile __u32 known_accepted = 8;
 
 /* Messages that an end observes before it decides; fewer where the service has a high score. */

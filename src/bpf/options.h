@@ -67,8 +67,8 @@ static __always_inline bool is_option_special(struct bpf_sockopt *ctx)
 }
 
 /* The error for the program, or 0 to let the kernel go on. On some kernels a ULP on a mapped socket would mix
- * its records with redirected bytes, so there is none, as in a kernel without TLS; later connections of the
- * service stay on TCP and get theirs. TCP_REPAIR must not miss data outside TCP's queue.
+ * its records with redirected bytes, so the program is told there is none, as without kernel TLS; the
+ * service's later connections stay on TCP and get theirs. TCP_REPAIR must not miss data outside TCP's queue.
  */
 static __always_inline int option_error(struct bpf_sockopt *ctx, struct sock *sock)
 {

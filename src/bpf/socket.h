@@ -81,16 +81,16 @@ static __always_inline struct sk_psock *psock_of(struct sock *sock)
 	return open ? psock : NULL;
 }
 
-/* True if the one receive queue (law 3) is empty of redirected messages and of TCP's. */
+/* True if the one receive queue (law 3) holds nothing, neither redirected nor from TCP. */
 static __always_inline bool is_queue_empty(struct sk_psock *psock)
 {
 	return (void *)psock->ingress_msg.next ==
 	       (void *)psock + bpf_core_field_offset(struct sk_psock, ingress_msg);
 }
 
-/* The least receive buffer, if set by the program, of a mapped socket: what TCP begins with. The psock's
- * queue fills it as well; if close finds it more than full and two segments arrive at that moment, Linux 6.12
- * stops (tcp_collapse).
+/* The least receive buffer that a program may set for a mapped socket: what TCP begins with. The psock's
+ * queue fills it too; if close finds it more than full and two segments arrive then, Linux 6.12 stops
+ * (tcp_collapse).
  */
 #define RCVBUF_LEAST 131072
 

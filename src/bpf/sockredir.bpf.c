@@ -84,8 +84,8 @@ int sockredir_listeners(struct bpf_iter__task_file *ctx)
 	return 0;
 }
 
-/* Law 11: either of the first two where the kernel has it, as it costs nothing until somebody splices or
- * receives without copies; else the tracepoint that every read from TCP's own queue passes.
+/* Law 11: the first two where the kernel has them, as they cost nothing until somebody splices or receives
+ * without copies; else the tracepoint that every read from TCP's own queue passes.
  */
 SEC("fentry/tcp_splice_read")
 int BPF_PROG(sockredir_splice, struct socket *socket)

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* The write queue of a bulk sender. A direction comes back from TCP when all its earlier bytes have arrived
- * (law 5), and never if its sender fills the queue again as soon as there is room. With a TCP_NOTSENT_LOWAT
- * of one byte it has room when nothing is unsent, and on loopback what is sent has arrived. At the first
- * probe of a shut window the sender gets its whole queue back, as a program may count on sending that much
- * before anything is read.
+ * (law 5), which never happens if its sender refills the queue whenever there is room. With a
+ * TCP_NOTSENT_LOWAT of one byte it has room when nothing is unsent, and on loopback what is sent has arrived.
+ * At the first probe of a shut window the sender gets its whole queue back, as a program may count on sending
+ * that much unread.
  */
 #ifndef UNSENT_H
 #define UNSENT_H

@@ -103,8 +103,8 @@ static __always_inline enum counter limit_of(struct end *end, struct sock *peer,
 	return COUNTER_MESSAGES_REDIRECTED;
 }
 
-/* A program has turned its socket to blocking. `shun` a client that may have met an error in a blocking recv
- * meanwhile, as it would again.
+/* One program turned its socket to blocking. `shun`: it is the client, and may have met an error in a
+ * blocking recv meanwhile, as it would again.
  */
 static __always_inline enum counter turn_back(struct flow *flow, bool shun)
 {
