@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Law 1, adoption: connections that are established already enter the map by a scan of the TCP sockets of a network namespace.
- * The iterator holds the lock of the socket that it is at, as a thread of its own.
+/* Law 1, adoption: a scan of a network namespace's TCP sockets maps connections that are already established.
+ * The iterator holds the lock of the socket that it is at, in a thread of its own.
  */
 #ifndef ADOPT_H
 #define ADOPT_H
@@ -9,12 +9,12 @@
 #include "leave.h"
 
 #define MILLISECOND 1000000ull
-/* From the choice of a protocol's function to the wait for the socket's lock it takes far less, unless it is interrupted. */
+/* Getting from the choice of a protocol's function to the lock takes far less, unless interrupted. */
 #define ENTRY_NANOSECONDS 2000
 #define ENTRY_LOOKS 256
 
-/* close() has begun, and goes on as for a socket in no map: what is unread in the one queue it would not see. To be asked
- * when the socket is in the map, as a close that begins then sees that it is.
+/* True if close() has begun: it goes on as for an unmapped socket and would miss unread data in the one
+ * queue. To be asked once the socket is mapped, as a later close sees that it is.
  */
 static __always_inline bool is_closed(struct file *file)
 {
@@ -23,11 +23,11 @@ static __always_inline bool is_closed(struct file *file)
 	return !bpf_core_field_exists(file->f_count) || file->f_count.counter <= 0;
 }
 
-/* A call on a socket begins with the choice between TCP's own function and the socket map's, and then waits for the lock. A
- * recv that has chosen TCP's own must not find its queue empty where its program was told of data, nor see the end of the
- * stream before what is in the map's queue. So nothing may be unread, and nobody be on the way to the lock of a socket that
- * has just come into the map, or wait for it: whoever comes later has chosen the map's. Threads without a processor are
- * looked at first: while those that run are watched, one that gets a processor comes to wait.
+/* True if a thread waits for the socket's lock. A call chooses TCP's own function or the map's and then waits
+ * for the lock; a recv that chose TCP's must not find its queue empty where its program was told of data, nor
+ * see the end of the stream before what is in the map's queue. So nobody may be on the way to the lock of a
+ * socket that was just mapped; later calls choose the map's. Preempted threads are looked at first
+ * (is_entered): one that gets a processor meanwhile comes to wait.
  */
 static __always_inline bool is_awaited(struct sock *sock)
 {
@@ -43,9 +43,9 @@ static __always_inline bool is_awaited(struct sock *sock)
 	return false;
 }
 
-/* Why an end that the gate lets pass is not adopted now, as far as its socket tells; NO_REASON if it may be. Only a file that
- * does not block is taken, whatever is admitted: a thread that enters recv before the map has the socket waits for TCP's own
- * queue, where nothing will come.
+/* Why an end that passes the gate is not adopted now, or NO_REASON. The file must not block, whatever --admit
+ * says: a thread that enters recv before the socket is mapped waits for TCP's own queue, where nothing will
+ * come.
  */
 static __always_inline enum counter adoption_of(struct tcp_sock *tcp)
 {
@@ -54,7 +54,7 @@ static __always_inline enum counter adoption_of(struct tcp_sock *tcp)
 
 	if (!file || !is_nonblocking(file))
 		return COUNTER_REFUSED_BLOCKING;
-	/* Whatever the scope: the other end is looked for by its addresses, in one network namespace. */
+	/* Whatever the scope: the peer is looked up by its addresses, in one network namespace. */
 	if (!is_routed_over_loopback(sock))
 		return COUNTER_ADOPT_NAMESPACE;
 	if (sock->__sk_common.skc_state != TCP_ESTABLISHED || sock->sk_shutdown)
@@ -66,7 +66,7 @@ static __always_inline enum counter adoption_of(struct tcp_sock *tcp)
 	return sleepers(sock) ? COUNTER_ADOPT_WAITED : NO_REASON;
 }
 
-/* Whether a socket that may have been followed before is not, and would be if it were established now. */
+/* True if a socket is not followed, and would be if it were established now. */
 static __always_inline bool is_eligible(struct end *end, struct tcp_sock *tcp)
 {
 	if (end && end->mapped)
@@ -74,7 +74,7 @@ static __always_inline bool is_eligible(struct end *end, struct tcp_sock *tcp)
 	return gate_of(tcp, end ? end->exclusion : 0) == NO_REASON && is_in_cgroup(sock_of(tcp));
 }
 
-/* Whether a scan of the socket's network namespace may adopt it, now or when nobody waits for it any more. */
+/* True if a scan of the socket's network namespace may adopt it, now or once no thread waits for it. */
 static __always_inline bool is_candidate(struct sock *sock)
 {
 	struct tcp_sock *tcp = kernel_object(sock, struct tcp_sock);
@@ -87,7 +87,7 @@ static __always_inline bool is_candidate(struct sock *sock)
 	return refusal == NO_REASON || refusal == COUNTER_ADOPT_WAITED;
 }
 
-/* What changes its nature all the time must not go in and out all the time. */
+/* Back off, so that flapping flows do not thrash the map. */
 static __always_inline bool is_too_early(struct end *end, __u64 now)
 {
 	__u32 doubled = end->departures - 1;
@@ -105,7 +105,7 @@ static __always_inline bool is_too_early(struct end *end, __u64 now)
 	return true;
 }
 
-/* The same connection, seen from the other end. */
+/* The same connection, as its peer sees it. */
 static __always_inline void mirror(const struct endpoints *endpoints, struct endpoints *mirrored)
 {
 	mirrored->netns = endpoints->netns;
@@ -115,8 +115,8 @@ static __always_inline void mirror(const struct endpoints *endpoints, struct end
 	mirrored->remote_port = endpoints->local_port;
 }
 
-/* Note that an end may be adopted: whether every scan has found that for long enough. What a thread that blocked had begun
- * before the file was made non-blocking has ended by then, or sleeps where it is seen.
+/* Notes that an end may be adopted. True if every scan has found so for long enough: a call begun while the
+ * file still blocked has ended by then, or sleeps where it is seen.
  */
 static __always_inline bool note(const struct endpoints *endpoints, struct tcp_sock *tcp, __u64 now)
 {
@@ -144,15 +144,15 @@ static __always_inline bool note(const struct endpoints *endpoints, struct tcp_s
 	return false;
 }
 
-/* Whether the numbers of two ends are mirrored (law 4), once the SYN of the connecting one is taken off. TCP_REPAIR lets a
- * program choose the numbers of its socket, so they are compared with those of the mirrored endpoints only.
+/* True if the numbers say that `one` connected to `other` (law 4), its SYN taken off. TCP_REPAIR lets a
+ * program choose them, so only ends with mirrored endpoints are compared.
  */
 static __always_inline bool has_connected(const struct end_key *one, const struct end_key *other)
 {
 	return other->ack == one->seq + 1 && other->seq == one->ack;
 }
 
-/* The record of the flow, made by the first of its ends. */
+/* Creates the flow's record, for the first of its ends. */
 static __always_inline struct flow *adopt_flow(struct end *end, struct tcp_sock *tcp,
 					       const struct service_key *service,
 					       const struct program_key *client)
@@ -168,7 +168,7 @@ static __always_inline struct flow *adopt_flow(struct end *end, struct tcp_sock 
 	return bpf_map_lookup_elem(&sockredir_flow, &key);
 }
 
-/* The end that comes second. */
+/* Adds the second end to the record. */
 static __always_inline bool adopt_join(struct flow *flow, struct end *end, struct tcp_sock *tcp)
 {
 	if (!flow_join(flow, end))
@@ -186,7 +186,7 @@ static __always_inline void adopt_callbacks(struct end *end, struct tcp_sock *tc
 	bpf_setsockopt(tcp, SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, &flags, sizeof(flags));
 }
 
-/* What was learnt of a socket that was followed before stays: its callbacks, and how often it has left. */
+/* Initialises an end, but keeps the callbacks and departures of a socket that was followed before. */
 static __always_inline void end_renew(struct end *end, struct end_key own, bool accepted)
 {
 	__u32 callbacks = end->callbacks, departures = end->departures;
@@ -201,7 +201,7 @@ static __always_inline void end_renew(struct end *end, struct end_key own, bool 
 	end->left_at = left_at;
 }
 
-/* Into the map, and into the record: a fresh one, or that of the other end. */
+/* Puts an end into the map and a record, its peer's or a new one. Why not, or NO_REASON. */
 static __always_inline enum counter adopt_into(struct flow *flow, struct end *end, struct tcp_sock *tcp,
 					       struct candidate *own, const struct service_key *service,
 					       const struct program_key *client)
@@ -240,7 +240,7 @@ static __always_inline enum counter adopt_into(struct flow *flow, struct end *en
 	return NO_REASON;
 }
 
-/* The first end waits in the map for the second one, which a scan that follows soon may find otherwise. */
+/* The first end waits in the map, so a scan follows soon, which may find its peer adoptable. */
 static __always_inline enum counter postpone(struct flow *flow, enum counter refusal)
 {
 	if (flow)
@@ -248,7 +248,7 @@ static __always_inline enum counter postpone(struct flow *flow, enum counter ref
 	return refusal;
 }
 
-/* An end that has qualified for long enough, with its peer. */
+/* Adopts an end that has qualified for long enough. Why not, or NO_REASON. */
 static __always_inline enum counter adopt_end(struct tcp_sock *tcp, const struct endpoints *endpoints)
 {
 	struct candidate *own, *peer;
@@ -311,7 +311,7 @@ static __always_inline enum counter adopt_end(struct tcp_sock *tcp, const struct
 	return postpone(flow, refusal);
 }
 
-/* One look at a socket, whose lock is held. */
+/* Looks at one socket, whose lock is held. */
 static __always_inline void adopt(struct tcp_sock *tcp)
 {
 	struct end *end = bpf_sk_storage_get(&sockredir_end, tcp, NULL, 0);
@@ -331,12 +331,12 @@ static __always_inline void adopt(struct tcp_sock *tcp)
 		if (note(&endpoints, tcp, now))
 			refusal = adopt_end(tcp, &endpoints);
 	}
-	/* The others are those of the socket, which every scan would count again. */
+	/* The other reasons are those of the socket, which every scan would count again. */
 	if (refusal > COUNTER_ADOPTED && refusal < COUNTERS)
 		count(refusal);
 }
 
-/* Something is about to change that a scan has seen of a socket: two scans have to see it anew. */
+/* What scans have seen of a socket is about to change: two have to see it anew. */
 static __always_inline void forget(struct sock *sock)
 {
 	struct endpoints endpoints;
@@ -345,7 +345,7 @@ static __always_inline void forget(struct sock *sock)
 	bpf_map_delete_elem(&sockredir_cand, &endpoints);
 }
 
-/* A process holds a connection. If it is kept off, or has an io_uring, neither this end nor its peer is adopted. */
+/* Notes a holder of a connection. If it is excluded or has an io_uring, neither end is adopted. */
 static __always_inline void held(struct sock *sock, struct task_struct *task)
 {
 	struct candidate *candidate;

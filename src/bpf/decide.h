@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Decisions on flows: each is counted and, with --log-decisions, told with the endpoints that it is about. */
+/* Decisions on flows: each is counted and, with --log-decisions, logged with its endpoints. */
 #ifndef DECIDE_H
 #define DECIDE_H
 
@@ -43,7 +43,7 @@ static __noinline void log_decision(struct sock *sock, enum counter reason)
 	bpf_ringbuf_submit(decision, 0);
 }
 
-/* A decision that concerns this end. */
+/* Counts a decision about this end. */
 static __always_inline void decide(struct sock *sock, enum counter reason)
 {
 	count(reason);

@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Putting the two ends of a new connection into the map. */
+/* Inserts the two ends of a new connection into the map. */
 #ifndef ESTABLISH_H
 #define ESTABLISH_H
 
 #include "gate.h"
 #include "watch.h"
 
-/* The header-length callback is where an end is looked at under its own lock (law 2): it runs in the program's own
- * sendmsg, in the acknowledgement that recvmsg sends, and for the FIN. The state callback ends the record's life.
+/* The header-length callback looks at an end under its own lock (law 2): it runs in the program's sendmsg, in
+ * the acknowledgement that recvmsg sends, and for the FIN. The state callback ends the record.
  */
 #define END_CALLBACKS (BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG | BPF_SOCK_OPS_STATE_CB_FLAG)
 
-/* The flags of a socket are shared by all sockops programs of its cgroups: touch only those that are ours. */
+/* All sockops programs of a socket's cgroups share its flags: touch only our own. */
 static __always_inline void callbacks_add(struct bpf_sock_ops *ctx, struct end *end, __u32 flags)
 {
 	flags &= ~ctx->bpf_sock_ops_cb_flags;
@@ -27,7 +27,7 @@ static __always_inline void callbacks_drop(struct bpf_sock_ops *ctx, struct end 
 	end->callbacks = 0;
 }
 
-/* Law 4: the two numbers that the ends of one connection hold mirrored, and nobody else does. */
+/* Law 4: the two numbers that only the ends of one connection hold mirrored. */
 static __always_inline void end_init(struct end *end, __u32 seq, __u32 ack)
 {
 	end->own.seq = seq;
@@ -39,7 +39,7 @@ static __always_inline void end_init(struct end *end, __u32 seq, __u32 ack)
 	end->since = end->refreshed = bpf_ktime_get_ns();
 }
 
-/* How many messages to observe, or 0: do not insert, for the reason that is counted. Insertion costs a short connection
+/* How many messages to observe, or 0 to refuse, which is counted here. Insertion costs a short connection
  * about 20 %, so services whose flows end before redirection has paid are only sampled.
  */
 static __always_inline __u32 service_verdict(const struct service_key *key, struct sock *sock)
@@ -59,10 +59,10 @@ static __always_inline __u32 service_verdict(const struct service_key *key, stru
 	return service->score >= score_quick ? observe_messages_quick : observe_messages;
 }
 
-/* Law 4, the other half: sequence numbers alone can be made to fit. Whoever relays a handshake in user space copies them,
- * and two connections with the same addresses in two namespaces have the same ones if both began in the same 64 ns. The
- * kernel marks every packet with a random number of its socket, which stays with it on its way through this host and is
- * not on the wire: the packet that establishes the accepted end must bear that of the connecting one.
+/* True if the peer sent the packet that establishes this end (law 4). Sequence numbers can be made to fit: a
+ * user-space relay copies them, and connections with equal addresses in two namespaces share them if begun in
+ * the same 64 ns. The kernel marks packets with a random number of their socket, which stays with them on
+ * this host and is not on the wire.
  */
 static __always_inline bool is_sent_by_peer(struct bpf_sock_ops *ctx, struct flow *flow)
 {
@@ -77,8 +77,8 @@ static __always_inline bool is_same_address(const __u32 *one, const __u32 *other
 	return one[0] == other[0] && one[1] == other[1] && one[2] == other[2] && one[3] == other[3];
 }
 
-/* Whether nothing between the ends translates the connection or sees it: it stays in its network namespace, and what one end
- * has connected to is what the other end is.
+/* True if nothing between the ends translates or sees the connection: both are in one network namespace, and
+ * their addresses mirror each other.
  */
 static __noinline bool is_direct(struct sock *sock, struct sock *peer)
 {
@@ -93,7 +93,7 @@ static __noinline bool is_direct(struct sock *sock, struct sock *peer)
 	       is_same_address(own.remote, other.local);
 }
 
-/* Into the map under the own key. BPF_NOEXIST: whoever holds the key or the socket already keeps it. */
+/* True if the end was mapped. BPF_NOEXIST: an earlier holder of the key or the socket keeps it. */
 static __always_inline bool end_insert(struct bpf_sock_ops *ctx, struct end *end, struct sock *sock)
 {
 	struct end_key key = end->own;
@@ -105,7 +105,7 @@ static __always_inline bool end_insert(struct bpf_sock_ops *ctx, struct end *end
 	return true;
 }
 
-/* The storage of a fresh end, or none. A connecting one has had it since connect(). */
+/* The storage of a new end, or NULL. A connecting one has had it since connect(). */
 static __always_inline struct end *end_create(struct bpf_sock *sk, struct sock *sock)
 {
 	struct end *end = bpf_sk_storage_get(&sockredir_end, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
@@ -115,7 +115,7 @@ static __always_inline struct end *end_create(struct bpf_sock *sk, struct sock *
 	return end;
 }
 
-/* Law 11: an end whose program is not known stays out of the map for good, and shows it in its callbacks. */
+/* Law 11: an end of an unknown program stays out of the map for good, and is watched by its callbacks. */
 static __always_inline void end_watch(struct bpf_sock_ops *ctx, struct end *end, enum counter reason)
 {
 	end->leave_reason = reason;
@@ -141,7 +141,7 @@ static __noinline void establish_active(struct bpf_sock_ops *ctx)
 		return;
 	sock = sock_of(tcp);
 	refusal = gate_of(tcp, end ? end->exclusion : 0);
-	/* Two equal numbers would make the two ends one. */
+	/* With two equal numbers both ends would have the same key. */
 	if (refusal == NO_REASON && ctx->snd_nxt == ctx->rcv_nxt)
 		refusal = COUNTER_REFUSED_SPECIAL;
 	if (refusal != NO_REASON)
@@ -188,7 +188,7 @@ forgotten:
 		bpf_sk_storage_delete(&sockredir_end, sk);
 }
 
-/* Why an accepted socket is not inserted, by what is known of the program that listens; NO_REASON if it may be. */
+/* Why an accepted socket is refused because of the program that listens, or NO_REASON. */
 static __always_inline enum counter server_refusal(struct listener *listener, __u32 port)
 {
 	struct program *program;
@@ -213,7 +213,7 @@ static __always_inline enum counter server_refusal(struct listener *listener, __
 	}
 }
 
-/* What the refusal of the accepting end means for the flow. A server that is not known yet says nothing of its service. */
+/* Sends a flow to TCP as its accepting end is refused. An unknown server says nothing about its service. */
 static __always_inline void refuse_flow(struct flow *flow, enum counter refusal)
 {
 	enum counter reason = COUNTER_TCP_ONLY_PROGRAM;
@@ -227,7 +227,7 @@ static __always_inline void refuse_flow(struct flow *flow, enum counter refusal)
 	refuse(flow, reason);
 }
 
-/* Why an accepting end may not be, but for its program; NO_REASON if it may. */
+/* Why an accepting end is refused, its program apart, or NO_REASON. */
 static __always_inline enum counter passive_refusal(struct bpf_sock_ops *ctx, struct tcp_sock *tcp,
 						    struct flow *flow)
 {
@@ -251,7 +251,7 @@ static __always_inline bool is_unknown(enum counter refusal)
 	return refusal == COUNTER_REFUSED_UNKNOWN_PROGRAM || refusal == COUNTER_REFUSED_UNKNOWN_SERVER;
 }
 
-/* Into the map and into the record, which then counts it. Until it does the record may be another flow's. */
+/* Puts an end into the map and the record, which may be another flow's until it counts the end. */
 static __always_inline void end_join(struct bpf_sock_ops *ctx, struct end *end, struct sock *sock,
 				     struct flow *flow)
 {
@@ -276,8 +276,8 @@ forgotten:
 		bpf_sk_storage_delete(&sockredir_end, sk);
 }
 
-/* The accepting end follows the connecting one. If its program is not known it is watched, also where the connecting end has
- * no record.
+/* The accepting end follows the connecting one. If its program is unknown it is watched, even without a
+ * record.
  */
 static __noinline void establish_passive(struct bpf_sock_ops *ctx)
 {

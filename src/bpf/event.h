@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What the daemon is told at once, for a thread of its own. */
+/* Events for the daemon, which handles them at once in a thread of its own. */
 #ifndef EVENT_H
 #define EVENT_H
 
 #include "flow.h"
 
-/* Something about the program that a task executes. */
+/* Tells the daemon of the program that a task executes. */
 static __always_inline void tell_program(enum event_kind kind, const struct program_key *key,
 					 struct task_struct *task)
 {
@@ -23,7 +23,7 @@ static __always_inline void tell_program(enum event_kind kind, const struct prog
 	bpf_ringbuf_submit(event, 0);
 }
 
-/* The other end, as long as it is registered. */
+/* The peer, as long as it is registered. */
 static __always_inline struct tcp_sock *peer_of(struct end *end)
 {
 	struct flow *flow = flow_of(end);
@@ -33,8 +33,8 @@ static __always_inline struct tcp_sock *peer_of(struct end *end)
 	return kernel_object((void *)flow->sock[!end->side], struct tcp_sock);
 }
 
-/* Have the daemon reset the connection of a socket whose lock is held, as only TCP itself and raw sockets can. The peer, if it
- * is known, may go away meanwhile: what is then read of it fits no connection.
+/* Has the daemon reset the connection of a locked socket, as only TCP itself and raw sockets can. The peer,
+ * if known, may go away meanwhile: what is then read of it fits no connection.
  */
 static __always_inline void reset(struct tcp_sock *tcp, struct tcp_sock *peer, enum counter reason)
 {

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The shared record: its word, the transitions of its state, its lifetime, and the memory of services. */
+/* The shared record: its word, state transitions and lifetime, and the service memory. */
 #ifndef FLOW_H
 #define FLOW_H
 
 #include "decide.h"
 
-/* Transitions are retried when another bit of the word changed meanwhile; there are four such bits. */
+/* Transitions are retried when another bit of the word changes meanwhile; there are four such bits. */
 #define FLOW_RETRIES 5
 
 static __always_inline enum flow_state state_of(__u64 word)
@@ -29,7 +29,7 @@ static __always_inline struct flow_key flow_key_of(struct end_key end)
 	return key;
 }
 
-/* Which of the record's two sides an end is. */
+/* Which side of the record an end is. */
 static __always_inline __u32 side_of(struct end_key end)
 {
 	return end.seq > end.ack;
@@ -42,8 +42,8 @@ static __always_inline struct flow *flow_of(struct end *end)
 	return bpf_map_lookup_elem(&sockredir_flow, &key);
 }
 
-/* The record of a mapped socket, where its storage cannot be had: the numbers of its establishment are those of now less
- * what was acknowledged and received since. The connecting end's SYN counts as acknowledged.
+/* The record of a mapped socket whose storage cannot be had: its numbers at establishment are the present
+ * ones less what was acknowledged and received since. The connecting end's SYN counts as acknowledged.
  */
 static __always_inline struct flow *flow_of_socket(struct tcp_sock *tcp, __u32 *side)
 {
@@ -69,7 +69,7 @@ static __always_inline __u64 flow_word(struct flow *flow)
 	return READ_ONCE(flow->word);
 }
 
-/* Law 1: every change of state is one compare-and-swap, so that both ends and all threads agree on it. */
+/* Law 1: each transition is one compare-and-swap, so both ends and all threads agree. True if it was made. */
 static __always_inline bool flow_swap(struct flow *flow, enum flow_state from, enum flow_state to)
 {
 	__u64 word = flow_word(flow);
@@ -88,7 +88,7 @@ static __always_inline bool flow_swap(struct flow *flow, enum flow_state from, e
 	return false;
 }
 
-/* A change of state with its reason. An end that is registered stands for the flow. */
+/* True if the state changed, for this reason. A registered end stands for the flow. */
 static __always_inline bool flow_decide(struct flow *flow, enum flow_state from, enum flow_state to,
 					enum counter reason)
 {
@@ -101,28 +101,28 @@ static __always_inline bool flow_decide(struct flow *flow, enum flow_state from,
 	return true;
 }
 
-/* A flow under observation is decided for TCP, whoever decides first. */
+/* Decides an observed flow for TCP, unless it is decided already. */
 static __always_inline enum counter refuse(struct flow *flow, enum counter reason)
 {
 	flow_decide(flow, FLOW_OBSERVE, FLOW_TCP_ONLY, reason);
 	return COUNTER_MESSAGES_TCP_ONLY;
 }
 
-/* An admitted flow changed its nature. Its later messages go through TCP, in order, and its ends drain and leave. */
+/* Sends back an admitted flow. Its later messages go through TCP, in order, and its ends drain and leave. */
 static __always_inline enum counter send_back(struct flow *flow, enum counter reason)
 {
 	flow_decide(flow, FLOW_ADMITTED, FLOW_DRAIN, reason);
 	return COUNTER_MESSAGES_DRAIN;
 }
 
-/* No redirect is under way any more. Why it was sent back stays its reason. */
+/* No redirect is under way any more. The flow keeps the reason it was sent back for. */
 static __always_inline void flow_drained(struct flow *flow, struct sock *sock)
 {
 	if (flow_swap(flow, FLOW_DRAIN, FLOW_TCP_ONLY))
 		decide(sock, COUNTER_DRAIN_DONE);
 }
 
-/* A fresh record with its first end, whose queue goes on with that sequence number. */
+/* A new record with its first end, whose queue continues at sequence number `next`. */
 static __always_inline void flow_init(struct flow *flow, const struct end *end, struct sock *sock, __u32 next)
 {
 	__u32 side = end->side & 1;
@@ -135,8 +135,8 @@ static __always_inline void flow_init(struct flow *flow, const struct end *end, 
 	flow->queue_next[1] = side ? next : end->own.seq;
 }
 
-/* The accepted end joins the record of the connecting one, unless that has gone. The tag guards against a record whose
- * memory was given to another flow between the lookup and the swap.
+/* True if the second end joined the record of the first, which may have gone. The tag guards against a record
+ * whose memory was given to another flow between the lookup and the swap.
  */
 static __always_inline bool flow_join(struct flow *flow, struct end *end)
 {
@@ -161,7 +161,7 @@ static __always_inline __u64 cgroup_of(struct sock *sock)
 	return sock->sk_cgrp_data.cgroup->kn->id;
 }
 
-/* By the endpoints and the cgroup of the connecting end. */
+/* From the endpoints and the cgroup of the connecting end. */
 static __always_inline void service_at(const struct endpoints *endpoints, __u64 cgroup,
 				       struct service_key *key)
 {
@@ -191,7 +191,7 @@ static __always_inline void service_score(struct flow *flow, __s32 change)
 	service->score = score > score_most ? score_most : score < 0 ? 0 : score;
 }
 
-/* Redirection has paid for the insertion of this flow, or would have. */
+/* Credits a service once per flow: redirection has paid for the insertion, or would have. */
 static __always_inline void service_credit(struct flow *flow)
 {
 	if (flow->worth)
@@ -200,7 +200,7 @@ static __always_inline void service_credit(struct flow *flow)
 	service_score(flow, score_gain);
 }
 
-/* Why no connection from a cgroup to a service is inserted any more, or 0; -1 if nothing was noted of it. */
+/* Why connections from a cgroup to a service are refused, or 0; -1 if nothing is known. */
 static __always_inline int turn_of(const struct service_key *service)
 {
 	__u32 *turn = bpf_map_lookup_elem(&sockredir_turn, service);
@@ -208,8 +208,8 @@ static __always_inline int turn_of(const struct service_key *service)
 	return turn ? (int)*turn : -1;
 }
 
-/* No connection to this service is inserted any more, as the reason says. Where there is no room for it, a program that blocks has
- * shown that each of its services has to be looked at.
+/* Refuses later connections to this service. A program that blocks is marked too, so that each of its
+ * services is judged on its own even where there is no room for this one.
  */
 static __always_inline void service_turns(const struct service_key *service, const struct program_key *client,
 					  __u32 reason)
@@ -229,8 +229,8 @@ static __always_inline void flow_turns(struct flow *flow, enum counter reason)
 	service_turns(&service, &client, reason);
 }
 
-/* The end is unlinked from the map: take it off the record, and remove the record with the last end. Each end calls
- * this once, under its own lock, and never looks at the record again: its bit is what keeps the memory alive.
+/* Takes an unlinked end off the record, and removes the record with the last end. Each end calls this once,
+ * under its own lock, and never looks at the record again: its bit is what keeps the memory alive.
  */
 static __always_inline void flow_release(struct end *end)
 {

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Law 1, the gate: which connections may enter the map, by what can be seen of the connecting socket. */
+/* Law 1, the gate: which connections may enter the map, judged by the connecting socket. */
 #ifndef GATE_H
 #define GATE_H
 
 #include "listen.h"
 
-/* Only connections that the routing table keeps on this host: addresses of 127/8, ::1 and the host's own. */
+/* True if the routing table keeps the connection on this host: 127/8, ::1 and the host's own addresses. */
 static __always_inline bool is_routed_over_loopback(struct sock *sock)
 {
 	struct dst_entry *route = sock->sk_dst_cache;
@@ -13,7 +13,7 @@ static __always_inline bool is_routed_over_loopback(struct sock *sock)
 	return route && route->dev->flags & IFF_LOOPBACK;
 }
 
-/* With --scope host any route may end on this host: over a bridge, by an address that is translated on the way. */
+/* With --scope host any route may end on this host: over a bridge, or by a translated address. */
 static __always_inline bool is_route_covered(struct sock *sock)
 {
 	return scope_host || is_routed_over_loopback(sock);
@@ -21,12 +21,12 @@ static __always_inline bool is_route_covered(struct sock *sock)
 
 static __always_inline bool port_in(const volatile __u64 *ports, __u32 port)
 {
-	/* The compiler knows the bounds of a port and would leave out the mask, which the verifier of Linux 6.12 needs. */
+	/* The compiler would drop the mask, as a port is bounded; the verifier of Linux 6.12 needs it. */
 	barrier_var(port);
 	return ports[(port >> 6) & 1023] >> (port & 63) & 1;
 }
 
-/* Its own ports and, where addresses are translated, not those of its peer. */
+/* True if a port is excluded, as this end sees them: with translation its peer sees others. */
 static __always_inline bool is_port_excluded(struct sock *sock)
 {
 	return port_in(ports_excluded, sock->__sk_common.skc_num) ||
@@ -40,7 +40,7 @@ static __always_inline bool is_port_covered(struct sock *sock)
 	       !is_port_excluded(sock);
 }
 
-/* Why a connecting socket is kept out of the map; NO_REASON if it is not. `exclusion` is that of its program, or 0. */
+/* Why a connecting socket is kept out of the map, or NO_REASON. `exclusion` is that of its program, or 0. */
 static __always_inline enum counter gate_of(struct tcp_sock *tcp, enum counter exclusion)
 {
 	struct file *file = file_of(sock_of(tcp));
@@ -58,7 +58,7 @@ static __always_inline enum counter gate_of(struct tcp_sock *tcp, enum counter e
 	return admit_any || is_nonblocking(file) ? NO_REASON : COUNTER_REFUSED_BLOCKING;
 }
 
-/* The process of a connection is the running one at connect(), not where the connection is established. A socket that was
+/* The connecting process is the running one at connect(), not at establishment. A socket that was
  * disconnected and connects again begins with an empty queue.
  */
 static __noinline void connect_begins(struct bpf_sock_ops *ctx)
@@ -72,12 +72,12 @@ static __noinline void connect_begins(struct bpf_sock_ops *ctx)
 	if (end) {
 		struct end_key earlier = end->own;
 
-		/* What was unread at the end of the first connection has kept it in the map. */
+		/* Data left unread by the first connection has kept it in the map. */
 		if (tcp && psock_of(sock_of(tcp)))
 			bpf_map_delete_elem(&sockredir_map, &earlier);
 		bpf_sk_storage_delete(&sockredir_end, sk);
 	}
-	/* Connections that the gate will not take have no process to look at. */
+	/* Where the gate refuses the connection its process does not matter. */
 	if (!tcp || !is_route_covered(sock_of(tcp)) || !is_port_covered(sock_of(tcp)))
 		return;
 	file = file_of(sock_of(tcp));

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The processes that hold a connection which may be adopted, and their threads that are inside a call on it. */
+/* The processes that hold a connection that may be adopted, and their threads inside a call on it. */
 #ifndef HOLDER_H
 #define HOLDER_H
 
 #include "program.h"
 
-/* The states of a thread that sleeps (linux/sched.h). */
+/* The states of a sleeping thread (linux/sched.h). */
 #define TASK_NORMAL 3
 
 extern struct task_struct *bpf_task_from_pid(__s32 pid) __ksym;
@@ -14,7 +14,7 @@ extern int bpf_iter_task_new(struct bpf_iter_task *iter, struct task_struct *tas
 extern struct task_struct *bpf_iter_task_next(struct bpf_iter_task *iter) __ksym;
 extern void bpf_iter_task_destroy(struct bpf_iter_task *iter) __ksym;
 
-/* A process that holds a candidate. */
+/* Notes a process that holds a candidate. */
 static __always_inline void holder_add(struct candidate *candidate, __u32 process)
 {
 	for (int i = 0; i < CANDIDATE_HOLDERS; i++) {
@@ -25,25 +25,25 @@ static __always_inline void holder_add(struct candidate *candidate, __u32 proces
 			return;
 		}
 	}
-	/* Nobody knows them all. */
+	/* Too many: is_entered() then assumes the worst. */
 	candidate->holders[0] = 0;
 }
 
-/* Whether a thread has no processor inside a call on the socket. One that runs is not long on its way to the lock, and one
- * that sleeps is in a queue of the socket if it is inside.
+/* True if a thread was preempted inside a system call on the socket. A running one soon reaches the lock, and
+ * one that sleeps inside is in a queue of the socket.
  */
 static __always_inline bool is_inside(struct task_struct *thread, struct sock *sock)
 {
 	void *registers;
 
-	/* Linux 7 has made a byte of it. */
+	/* Linux 7 made it a byte. */
 	if (thread->__state & TASK_NORMAL || BPF_CORE_READ_BITFIELD(thread, on_cpu))
 		return false;
 	registers = (void *)bpf_task_pt_regs(thread);
 	return system_call_of(registers) >= 0 && sock_at(thread, first_argument(registers)) == sock;
 }
 
-/* Whether a thread may have begun a call on the socket, and not come to the lock. */
+/* True if a thread may have begun a call on the socket and not reached its lock. */
 static __always_inline bool is_entered(struct candidate *candidate, struct sock *sock)
 {
 	struct task_struct *process, *thread;

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What an end does under its own lock, in its own callbacks: give up pairing, drain, leave the map, and be forgotten. */
+/* What an end does under its own lock: give up pairing, drain, leave the map, and be forgotten. */
 #ifndef LEAVE_H
 #define LEAVE_H
 
 #include "establish.h"
 #include "unsent.h"
 
-/* Waiters that are looked at; a connected socket rarely has more than one. */
+/* How many waiters to look at; a connected socket rarely has more than one. */
 #define WAITERS 8
 
-/* How many threads sleep in recv or send on a socket; -1 if that cannot be told. Waiters of epoll, poll and io_uring are
+/* How many threads sleep in recv or send on a socket; -1 if unknown. Waiters of epoll, poll and io_uring are
  * not inside the socket.
  */
 static __always_inline int sleepers(struct sock *sock)
@@ -37,8 +37,8 @@ static __always_inline int sleepers(struct sock *sock)
 	return next == head ? count : -1;
 }
 
-/* Law 2: what is unread would be lost, and a thread inside the socket must not find its queue gone. Every thread in
- * sendmsg or recvmsg holds a reference on the psock; `inside` of them may be the one that runs this.
+/* True if the end may leave (law 2): unread data would be lost, and a thread inside the socket must not find
+ * its queue gone. Each thread in sendmsg or recvmsg holds a psock reference; `inside` is 1 if one runs this.
  */
 static __always_inline bool can_leave(struct sock *sock, struct sk_psock *psock, int inside)
 {
@@ -50,7 +50,7 @@ static __always_inline bool can_leave(struct sock *sock, struct sk_psock *psock,
 		count(COUNTER_LEAVE_BUSY);
 		return false;
 	}
-	/* It would wake up to an error when the entry under it goes: EAGAIN from a blocking socket. */
+	/* A sleeper would wake to an error when the entry goes: EAGAIN from a blocking socket. */
 	if (sleepers(sock)) {
 		count(COUNTER_LEAVE_WAITED);
 		return false;
@@ -66,8 +66,8 @@ static __always_inline void unmap(struct end *end, struct sock *sock)
 	decide(sock, COUNTER_ENDS_LEFT);
 }
 
-/* The peer has no redirect under way: every thread inside it sleeps, by two looks at its references with a look at its
- * sleepers between them. Later threads see the state that the caller has set before.
+/* True if the peer has no redirect under way: every thread inside it sleeps, by two looks at its references
+ * with one at its sleepers between them. Later threads see the state that the caller has set.
  */
 static __always_inline bool is_peer_quiet(struct end *end, struct flow *flow)
 {
@@ -77,7 +77,7 @@ static __always_inline bool is_peer_quiet(struct end *end, struct flow *flow)
 
 	if (!(flow_word(flow) & FLOW_END(!end->side)))
 		return true;
-	/* It has joined the record this moment. */
+	/* It is joining the record at this moment. */
 	if (!READ_ONCE(flow->sock[!end->side]))
 		return false;
 	peer = kernel_object((void *)flow->sock[!end->side], struct sock);
@@ -89,12 +89,12 @@ static __always_inline bool is_peer_quiet(struct end *end, struct flow *flow)
 	return inside <= asleep && inside == READ_ONCE(psock->refcnt.refs.counter) - 1;
 }
 
-/* The end has drained: no redirect of its own is under way. A thread between its verdict and the enqueue has released
- * the socket's lock and holds a reference on the socket's psock. With the lock held, no thread inside and no reference
- * but the map's there is no such thread, and a later one sees DRAIN before its verdict. A thread that owns the lock in
- * process context may be that very thread, so `inside` must be 0: the proof waits for an interrupt, which the
- * acknowledgement of sent data brings to a sender. A receiver that is slower than its sender has none, as its
- * acknowledgements are the window updates of its recv; the sender looks whether it is quiet.
+/* Marks an end as drained once no redirect of its own is under way. A thread between its verdict and the
+ * enqueue has released the socket's lock and holds a psock reference. With the lock held, no thread inside
+ * and no reference but the map's there is no such thread, and a later one sees DRAIN before its verdict. A
+ * lock owner in process context may be that very thread, so `inside` must be 0: the proof waits for an
+ * interrupt, which acknowledgements bring to a sender. A receiver that is slower than its sender has none, as
+ * it acknowledges by the window updates of its recv; so the sender looks whether it is quiet.
  */
 static __always_inline void drain(struct end *end, struct flow *flow, struct sock *sock,
 				  struct sk_psock *psock, int inside)
@@ -109,7 +109,7 @@ static __always_inline void drain(struct end *end, struct flow *flow, struct soc
 		flow_drained(flow, sock);
 }
 
-/* Under the end's own lock: take the next step out of the map. True if the end has left. */
+/* Takes the next step out of the map, under the end's own lock. True if the end has left. */
 static __always_inline bool step_out(struct end *end, struct flow *flow, struct sock *sock,
 				     struct sk_psock *psock, int inside)
 {
@@ -126,8 +126,8 @@ static __always_inline bool step_out(struct end *end, struct flow *flow, struct 
 	return true;
 }
 
-/* --admit any: a blocking program that has shut down its sending side goes on to recv, where the acknowledgement of its
- * FIN would wake it to EAGAIN (20 of 20 half-closes). Before the FIN is sent it leaves, as no thread is inside.
+/* --admit any: after shutdown a blocking program goes on to recv, where the acknowledgement of its FIN would
+ * wake it to EAGAIN (20 of 20 half-closes). So it leaves before the FIN is sent, with no thread inside.
  */
 static __always_inline void half_close(struct bpf_sock_ops *ctx)
 {
@@ -149,14 +149,14 @@ static __always_inline void half_close(struct bpf_sock_ops *ctx)
 		callbacks_drop(ctx, end);
 }
 
-/* The scan that has adopted this end, or the next one, may bring the other. */
+/* True if the scan that adopted this end, or the next one, may bring its peer. */
 static __always_inline bool awaits_peer(struct end *end)
 {
 	return end->adopted && bpf_ktime_get_ns() - end->since < adopt_peer_ms * 1000000ull;
 }
 
-/* Why a flow under observation will never be admitted, as far as this end can see; NO_REASON if it still may. Something
- * acknowledged or received means that the other end is established: if it is not in the record by now, it never will.
+/* Why an observed flow will never be admitted, as far as this end sees, or NO_REASON. Something acknowledged
+ * or received means that the peer is established: if it is not in the record by now, it never will be.
  */
 static __always_inline enum counter give_up(struct bpf_sock_ops *ctx, struct end *end, struct flow *flow)
 {
@@ -169,9 +169,9 @@ static __always_inline enum counter give_up(struct bpf_sock_ops *ctx, struct end
 	return NO_REASON;
 }
 
-/* close() has unlinked the socket and is sending its FIN. TCP would send a reset if something was unread; here that is in the
- * psock's queue, which nobody reads any more, and it counts as received until it is freed. With a shut window the peer
- * would wait for a minute: the FIN opens it, and what the peer then sends is answered with a reset.
+/* close() has unlinked the socket and is sending its FIN. TCP would send a reset if data was unread; here
+ * that data is in the psock's queue, counts as received until freed, and may keep the window shut for a
+ * minute. With more room the FIN opens the window, and what the peer then sends is answered with a reset.
  */
 static __always_inline void forget_unread(struct bpf_sock_ops *ctx, struct sock *sock)
 {
@@ -181,7 +181,7 @@ static __always_inline void forget_unread(struct bpf_sock_ops *ctx, struct sock 
 		bpf_setsockopt(ctx, SOL_SOCKET, SO_RCVBUF, &room, sizeof(room));
 }
 
-/* One look at an end: the header-length and round-trip callbacks. */
+/* Looks at one end, from the header-length and round-trip callbacks. */
 static __noinline void maintain_end(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
@@ -200,7 +200,7 @@ static __noinline void maintain_end(struct bpf_sock_ops *ctx)
 			callbacks_drop(ctx, end);
 		return;
 	}
-	/* The look before its first message goes out may be the last one. */
+	/* This look, before its first message goes out, may be the last one. */
 	if (!end->shown && (ctx->skb_len || end->observed) && sock_of(tcp)->sk_lock.owned)
 		show(end, sock_of(tcp));
 	flow = flow_of(end);
@@ -221,7 +221,7 @@ static __noinline void maintain_end(struct bpf_sock_ops *ctx)
 		return;
 	}
 	left = step_out(end, flow, sock_of(tcp), psock, !!sock_of(tcp)->sk_lock.owned);
-	/* The record of an end that has left may be another flow's. */
+	/* Once the end has left, the record may be another flow's. */
 	state = left ? FLOW_TCP_ONLY : state_of(flow_word(flow));
 	unsent_update(ctx, end, tcp, state);
 	if (left)
@@ -230,7 +230,7 @@ static __noinline void maintain_end(struct bpf_sock_ops *ctx)
 		callbacks_add(ctx, end, BPF_SOCK_OPS_RTT_CB_FLAG);
 }
 
-/* Law 8: at the end of the tool, ends that are idle have no callbacks. The iterator over TCP sockets holds the lock of
+/* Law 8: when the tool stops, idle ends get no callbacks. The iterator over TCP sockets holds the lock of
  * each and is no thread inside.
  */
 static __always_inline void maintain_idle_end(struct tcp_sock *tcp)
@@ -252,8 +252,8 @@ static __always_inline void maintain_idle_end(struct tcp_sock *tcp)
 	bpf_setsockopt(tcp, SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, &flags, sizeof(flags));
 }
 
-/* The connection is over, and so is its peer's sending. The map forgets the socket at close, which its program may put off;
- * until then it behaves as on TCP only out of the map: a send after a reset fails with ECONNRESET once, then with EPIPE.
+/* The connection is over. The map forgets the socket at close, which its program may put off; until then only
+ * an unmapped one behaves as on TCP: a send after a reset fails with ECONNRESET once, then with EPIPE.
  */
 static __always_inline void end_of_life(struct bpf_sock_ops *ctx)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What is known of programs that accept. A connection enters the map before it is accepted, so whether its program uses
- * blocking sockets has to be known beforehand: a thread that sleeps in recv on a mapped socket wakes up to EAGAIN on a
+/* What is known of programs that accept. A connection is mapped before it is accepted, so whether its program
+ * blocks must be known beforehand: a thread that sleeps in recv on a mapped socket wakes up to EAGAIN on a
  * reset or a signal, and reads short with MSG_WAITALL.
  */
 #ifndef LISTEN_H
@@ -9,8 +9,8 @@
 #include "flow.h"
 #include "program.h"
 
-/* Of a listening socket, and of those that it has accepted unless it listens at all addresses. One port can have several, of
- * programs that differ.
+/* The key of a listening socket, and of those it accepted unless it listens at all addresses. Several
+ * programs may listen on one port.
  */
 static __always_inline void listener_key_of(struct sock *sock, struct listener_key *key)
 {
@@ -26,7 +26,7 @@ static __always_inline void listener_key_of(struct sock *sock, struct listener_k
 		key->address[0] = common->skc_rcv_saddr;
 }
 
-/* The listening socket that something is known of, if it still listens there: it may have closed. */
+/* The known listening socket, or NULL if it has closed. */
 static __always_inline struct sock *listening(struct listener *listener, __u32 port)
 {
 	struct sock *sock = kernel_object((void *)listener->sock, struct sock);
@@ -34,7 +34,7 @@ static __always_inline struct sock *listening(struct listener *listener, __u32 p
 	return sock->__sk_common.skc_state == TCP_LISTEN && sock->__sk_common.skc_num == port ? sock : NULL;
 }
 
-/* Who has accepted a socket: as the kernel looks for it, a listener at its address goes before one at all addresses. */
+/* The listener that accepted a socket: as in the kernel, one at its address precedes one at all addresses. */
 static __always_inline struct listener *listener_of(struct sock *sock)
 {
 	struct listener *here, *anywhere;
@@ -55,8 +55,8 @@ static __always_inline bool is_same_program(const struct program_key *one, const
 	       one->file.device == other->file.device && one->arguments == other->arguments;
 }
 
-/* A process holds a listening socket. Several may hold the same one, and several sockets may have one address
- * (SO_REUSEPORT): it is excluded if one of them is. A new socket may be where an old one was in memory.
+/* Notes that a process holds a listening socket. Several may hold the same one, and several sockets may have
+ * one address (SO_REUSEPORT): one excluded holder excludes it. A new socket may reuse an old one's memory.
  */
 static __always_inline void listener_add(struct sock *sock, const struct program_key *program,
 					 enum counter exclusion, bool is_new)
@@ -112,7 +112,7 @@ static __always_inline enum nature accepts_of(struct listener *listener, struct 
 	return file && is_nonblocking(file) ? NATURE_NONBLOCKING : NATURE_UNKNOWN;
 }
 
-/* An accepted socket that sends shows which program has it, and what that makes of its sockets. */
+/* Learns from an accepted socket that sends which program has it, and whether that blocks. */
 static __always_inline void listener_learn(struct sock *sock, const struct program_key *program,
 					   enum counter exclusion, bool nonblocking)
 {

@@ -17,18 +17,18 @@ const volatile bool admit_any = false;
 const volatile bool scope_host = false;
 const volatile bool same_user = false;
 const volatile bool same_cgroup = false;
-/* --ports and --exclude-ports, one bit a port. Written before each attachment: the self-test covers all. */
+/* --ports and --exclude-ports, one bit per port. Written before each attachment: the self-test covers all. */
 volatile __u64 ports_included[1024];
 volatile __u64 ports_excluded[1024];
 
-/* Programs are taken to read from sockets by recv only, unless they are seen to do otherwise: all of them, for the self-test and
- * for --trust-programs all. On a kernel where a splice from a mapped socket works that is no question at all.
+/* trust_all: programs are taken to read by recv only until seen to do otherwise (self-test, --trust-programs
+ * all). splice_works: splicing from a mapped socket works on this kernel, so the question does not arise.
  */
 volatile __u32 trust_all = 0;
 volatile __u32 splice_works = 0;
-/* Whether this kernel shows who splices; where it does not, nobody is known not to. */
+/* True if this kernel shows who splices; otherwise reading shows nothing about a program. */
 const volatile bool splices_seen = true;
-/* The numbers of the system calls that read from a socket without recv, also those of 32-bit programs: splice, getsockopt. */
+/* System calls that read a socket without recv (splice, getsockopt), 64-bit and 32-bit numbers. */
 const volatile __u32 calls_around_recv[4] = {};
 const volatile __u32 call_sendfile;
 /* A program is known to read by recv once it was seen to have read so often, or so many bytes from one connection, without a
@@ -37,10 +37,10 @@ const volatile __u32 call_sendfile;
 const volatile __u32 known_reads = 512;
 const volatile __u32 known_bytes = 128 << 10;
 
-/* So many accepted sockets that do not block say that those of another listener of that program will not either. */
+/* After this many non-blocking accepted sockets, those of a program's other listeners count as such too. */
 const volatile __u32 known_accepted = 8;
 
-/* Messages that an end observes before it decides; fewer where the service's score says that flows are worth it. */
+/* Messages that an end observes before it decides; fewer where the service has a high score. */
 const volatile __u32 observe_messages = 8;
 const volatile __u32 observe_messages_quick = 2;
 /* A mean message of this size makes a flow bulk; a message of this size ends a run of small ones. */
@@ -50,30 +50,30 @@ const volatile __u32 sendfile_bytes = 4096;
 /* A run of this many small one-way messages goes through TCP, and one of that many drains the flow. */
 const volatile __u32 one_way_tcp = 4;
 const volatile __u32 one_way_drain = 64;
-/* Every so many messages an admitted flow must have had half of them redirected, or it is drained: a socket in the map
- * that sends through TCP is slower than one that has left it.
+/* Once per this many messages an admitted flow must have had half of them redirected, or it is drained: a
+ * mapped socket that sends through TCP is slower than one that has left.
  */
 const volatile __u32 gain_messages = 128;
-/* Law 6: the most that one receive queue may hold; half of it for a direction to come back from TCP. */
+/* Law 6: the limits of a receive queue; a direction comes back from TCP below half of them. */
 const volatile __u32 queue_bytes = 3 << 19;
 const volatile __u32 queue_messages = 512;
-/* Redirected messages of one end by which an insertion has paid for itself: it costs some 8 us, and each saves 2. */
+/* Redirected messages after which an insertion has paid: it costs some 8 us, and each message saves 2. */
 const volatile __u32 worth_messages = 4;
-/* Service memory: the score's range, start and steps, and the share of connections sampled at score 0. */
+/* Service memory: the score's range, start and steps; at score 0 one in score_sample is inserted. */
 const volatile __s32 score_most = 64;
 const volatile __s32 score_start = 32;
 const volatile __s32 score_quick = 48;
 const volatile __s32 score_gain = 8;
 const volatile __u32 score_sample = 64;
-/* And its step down for a connection whose other end is not there: so that a service that is here in half of the cases, as
- * behind a load balancer, goes on being tried, and one elsewhere is not after seven.
+/* The step down for a connection whose peer is not here: a service that is here half of the time, as behind a
+ * load balancer, goes on being tried; one elsewhere is not after seven.
  */
 const volatile __s32 score_absent = 4;
-/* Law 9: the seconds between two messages that an end sends through TCP for what is between the ends. */
+/* Law 9: seconds between two messages that an end sends through TCP as a refresh. */
 const volatile __u32 refresh_seconds = 10;
 
-/* Adoption: for so many milliseconds every scan must have found that an end may be adopted; one that has left the map waits
- * so many until it comes back, doubled each time up to so many times; and one end waits so many for the other.
+/* Adoption: how long every scan must find an end adoptable; how long one that left waits to come back,
+ * doubled each time up to adopt_again_times; how long one end waits for its peer.
  */
 const volatile __u32 adopt_seen_ms = 100;
 const volatile __u32 adopt_again_ms = 8000;
@@ -83,11 +83,10 @@ const volatile __u32 adopt_peer_ms = 2000;
 /* --log-decisions. */
 const volatile bool log_decisions = false;
 
-/* Written before each scan: its number, from 1. */
+/* The scan's number, from 1. Written before it. */
 volatile __u32 adopt_scan;
-/* Written by each scan: the ends that it has seen for the first time, the flows of which it has adopted one end so far and those
- * that it has adopted, and when the first of the ends that wait to come back may (CLOCK_MONOTONIC, nanoseconds; 0 if there are
- * none).
+/* Written by each scan: ends seen for the first time, flows with one end adopted so far, flows fully adopted,
+ * and when the first end that waits to come back may (CLOCK_MONOTONIC, nanoseconds; 0 if none waits).
  */
 volatile __u32 adopt_noted;
 volatile __u32 adopt_halves;
@@ -97,10 +96,10 @@ volatile __u64 adopt_due;
 /* Set once, when the tool stops (law 8): from then on nothing is inserted, admitted or redirected. */
 volatile __u32 stopping;
 
-/* Another instance has taken over what is new: nothing is inserted any more, and what is followed goes on as before. */
+/* Another instance takes new connections: nothing is inserted any more, followed flows go on as before. */
 volatile __u32 handed_over;
 
-/* Every mapped socket by its own key. Values are socket cookies to user space. Sized at load. */
+/* Every mapped socket by its own key. User space sees the values as socket cookies. Sized at load. */
 struct {
 	__uint(type, BPF_MAP_TYPE_SOCKHASH);
 	__uint(max_entries, 131072);
@@ -126,7 +125,7 @@ struct {
 	__type(value, struct end);
 } sockredir_end SEC(".maps");
 
-/* A memory of habits: an entry that is evicted is learnt again. */
+/* How a service's recent flows ended. LRU: what is evicted is learnt again. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 4096);
@@ -134,8 +133,8 @@ struct {
 	__type(value, struct service);
 } sockredir_svc SEC(".maps");
 
-/* Services of which a connection was made blocking, or was given a ULP: the refused_* counter of all of them, or 0 where it was
- * seen that they stay as they are. Not an LRU, as the above: where there is no room a service stays unknown.
+/* Why all connections to a service are refused (refused_*), learnt from one of them; 0 if they were seen not
+ * to block. Not an LRU: where there is no room a service stays unknown.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -145,7 +144,7 @@ struct {
 	__type(value, __u32);
 } sockredir_turn SEC(".maps");
 
-/* A memory of habits, as above. */
+/* What is known of listeners. LRU, as above. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 16384);
@@ -153,8 +152,8 @@ struct {
 	__type(value, struct listener);
 } sockredir_listen SEC(".maps");
 
-/* What is known of programs. Not an LRU, as what keeps a program off must last: where there is no room a program stays unknown,
- * and so on TCP.
+/* What is known of programs. Not an LRU: what keeps a program off must last. Where there is no room a program
+ * stays unknown, and so on TCP.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -172,7 +171,7 @@ struct {
 	__type(value, enum image);
 } sockredir_image SEC(".maps");
 
-/* What the user says of programs. */
+/* --exclude-programs and --trust-programs. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 256);
@@ -180,7 +179,7 @@ struct {
 	__type(value, enum said);
 } sockredir_said SEC(".maps");
 
-/* The covered cgroups, by their numbers. Written before each attachment, as the ports are. */
+/* The covered cgroups, by ID. Written before each attachment, as the ports are. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 256);
@@ -188,7 +187,7 @@ struct {
 	__type(value, __u8);
 } sockredir_cgrp SEC(".maps");
 
-/* The network namespaces that the last scan could not enter, by their numbers. Written by the scan. */
+/* Network namespaces that the last scan could not enter, by inode number. Written by the scan. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);
@@ -196,7 +195,7 @@ struct {
 	__type(value, __u8);
 } sockredir_netns SEC(".maps");
 
-/* The network namespaces that have ends in the socket map, by their numbers. Emptied before each tally. */
+/* Network namespaces that have ends in the socket map, by inode number. Emptied before each tally. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);
@@ -204,7 +203,7 @@ struct {
 	__type(value, __u8);
 } sockredir_home SEC(".maps");
 
-/* Ends that may be adopted, by struct endpoints. Emptied when scans begin again after a rest. Sized at load. */
+/* Ends that may be adopted, by struct endpoints. Emptied when scans resume after a rest. Sized at load. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -220,19 +219,19 @@ struct {
 	__type(value, __u64);
 } sockredir_count SEC(".maps");
 
-/* struct decision: 186 of them, which is what may be logged between two looks. */
+/* struct decision: room for 186 of them between two reads. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 16384);
 } sockredir_log SEC(".maps");
 
-/* struct event: some 3,000 of them, for when a server with many connections is killed. */
+/* struct event: room for some 3,000, for when a server with many connections is killed. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 262144);
 } sockredir_event SEC(".maps");
 
-/* Nothing else tells the user side of what only iterators and the ring buffers write. */
+/* Puts types into BTF that only iterators and the ring buffers write. */
 const struct socket_info *socket_info_type __attribute__((unused));
 const struct decision *decision_type __attribute__((unused));
 const struct event *event_type __attribute__((unused));

@@ -5,13 +5,13 @@
 
 #include "adopt.h"
 
-/* What waits in the one receive queue (law 3). */
+/* Unread bytes in the one receive queue (law 3). */
 static __always_inline __u32 unread_bytes(struct sk_psock *psock)
 {
 	return is_queue_empty(psock) ? 0 : psock->msg_tot_len;
 }
 
-/* One end of a flow that is in the map. Its socket lives as long as the record counts it, but for the moment of the look. */
+/* Counts one mapped end. Its socket lives as long as the record counts it, which may end during the look. */
 static __always_inline void tally_end(struct tally *tally, struct flow *flow, __u32 side)
 {
 	struct sock *sock = kernel_object((void *)flow->sock[side], struct sock);
@@ -38,9 +38,7 @@ static long tally_flow(void *map, struct flow_key *key, struct flow *flow, struc
 	return 0;
 }
 
-/* Why a scan has not adopted a socket that it would take: it has seen it for a while, but not the other end, or had something to
- * read.
- */
+/* Why no scan has adopted a socket that qualifies: its peer was not seen, or data was unread. */
 static __always_inline enum counter unadopted(const struct endpoints *endpoints)
 {
 	struct candidate *own = bpf_map_lookup_elem(&sockredir_cand, endpoints), *peer;
@@ -55,7 +53,7 @@ static __always_inline enum counter unadopted(const struct endpoints *endpoints)
 	return own->unread ? COUNTER_ADOPT_UNREAD : NOT_FOLLOWED;
 }
 
-/* Why a socket that was never followed is not: what the gate and a scan would say now. */
+/* Why a socket that was never followed would be refused now, by the gate or by a scan. */
 static __always_inline enum counter refusal_now(struct sock *sock, struct tcp_sock *tcp,
 						const struct endpoints *endpoints, struct task_struct *task)
 {
@@ -99,7 +97,7 @@ static __always_inline void report_end(struct socket_info *info, struct end *end
 		info->reason = flow ? COUNTER_MESSAGES_OBSERVED : COUNTER_TCP_ONLY_CLOSED;
 }
 
-/* A process has a TCP socket open. */
+/* Fills struct socket_info for the socket iterator. */
 static __always_inline void report_socket(struct seq_file *seq, struct sock *sock, struct file *file,
 					  struct task_struct *task)
 {

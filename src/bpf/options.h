@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Socket options that redirected data cannot honour: a flow whose end asks for one goes back to TCP. What was redirected
- * before is still read in order.
+/* Socket options that redirected data cannot honour: a flow whose end sets one goes back to TCP. What was
+ * redirected before is still read in order.
  */
 #ifndef OPTIONS_H
 #define OPTIONS_H
@@ -8,7 +8,7 @@
 #include "adopt.h"
 #include "socket.h"
 
-/* Macros of the kernel's headers, which BTF does not carry (asm-generic/socket.h, linux/tcp.h, errno). */
+/* Kernel macros, which BTF does not carry (asm-generic/socket.h, linux/tcp.h, errno). */
 #define SO_OOBINLINE 10
 #define SO_TIMESTAMP_OLD 29
 #define SO_RCVBUFFORCE 33
@@ -24,10 +24,10 @@
 #define TCP_INQ 36
 #define ENOENT 2
 #define EBUSY 16
-/* A program sees this much of a value; of a longer one the kernel takes the original if the length is set to 0. */
+/* BPF sees this much of a value; with the length set to 0 the kernel takes the original of a longer one. */
 #define OPTION_BYTES 4096
 
-/* The integer that most options take; 0 where there is none. */
+/* The integer value of an option, or 0 if it has none. */
 static __always_inline __s32 option_value(struct bpf_sockopt *ctx)
 {
 	__s32 *value = ctx->optval;
@@ -66,9 +66,9 @@ static __always_inline bool is_option_special(struct bpf_sockopt *ctx)
 	return false;
 }
 
-/* The error that a program gets for its option, or 0: the kernel goes on. A ULP on a mapped socket would mix its records
- * with redirected bytes on some kernels, so it is told that there is none, as by a kernel without TLS; later connections
- * of that service stay on TCP and get theirs. TCP_REPAIR reads TCP's queue, so it must not miss what waits in another.
+/* The error for the program, or 0 to let the kernel go on. On some kernels a ULP on a mapped socket would mix
+ * its records with redirected bytes, so the program is told there is none, as without kernel TLS; the
+ * service's later connections stay on TCP and get theirs. TCP_REPAIR must not miss data outside TCP's queue.
  */
 static __always_inline int option_error(struct bpf_sockopt *ctx, struct sock *sock)
 {
@@ -84,7 +84,7 @@ static __always_inline int option_error(struct bpf_sockopt *ctx, struct sock *so
 	return ctx->optname == TCP_REPAIR && !is_queue_empty(psock) ? -EBUSY : 0;
 }
 
-/* 1: the kernel sets the option. */
+/* Returns 1 to let the kernel set the option. */
 static __always_inline int guard_option(struct bpf_sockopt *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Programs: which one a task executes, which ones the user keeps off, and what is known of them (law 11). A program with an
- * io_uring is kept off, as io_uring goes on with a send where the kernel says that it ended, and for a mapped socket with a
- * full send buffer that is too far (SEND with MSG_WAITALL: a hole in the stream); SEND_ZC fails.
+/* Programs: which one a task executes, which ones are excluded, and what is known of them (law 11). Those
+ * with an io_uring are kept off: it goes on with a send where the kernel says that it ended, which for a
+ * mapped socket with a full buffer is too far (SEND with MSG_WAITALL: a hole); SEND_ZC fails.
  */
 #ifndef PROGRAM_H
 #define PROGRAM_H
@@ -10,18 +10,18 @@
 #include "flow.h"
 #include "socket.h"
 
-/* Macros of the kernel's headers, which BTF does not carry. */
+/* Kernel macros, which BTF does not carry. */
 #define S_IFMT 0170000
 #define S_IFSOCK 0140000
-/* The task flag of io_uring's own threads, which work in the name of a program (linux/sched.h). */
+/* Task flag of io_uring's worker threads (linux/sched.h). */
 #define PF_IO_WORKER 0x10
-/* A flag among the nanoseconds, since Linux 6.13: somebody has asked for the time (linux/fs.h). */
+/* Flag in i_ctime_nsec since Linux 6.13: the time was queried (linux/fs.h). */
 #define I_CTIME_QUERIED (1u << 31)
 
-/* The registers of a system call, as the machines name them. */
+/* System call registers, by architecture. */
 struct pt_regs___x86 {
 	unsigned long di;
-	/* Negative where it was no system call that has entered the kernel. */
+	/* Negative if the kernel was not entered by a system call. */
 	unsigned long orig_ax;
 } __attribute__((preserve_access_index));
 
@@ -37,7 +37,7 @@ static __always_inline void name_of(struct task_struct *task, struct name *name)
 	BPF_CORE_READ_STR_INTO(&name->name, task, group_leader, comm);
 }
 
-/* What the user says of a program, or -1. */
+/* What the user says about a program, or -1. */
 static __always_inline int said_of(struct task_struct *task)
 {
 	struct name name = {};
@@ -53,7 +53,7 @@ static __always_inline bool has_io_uring(struct task_struct *task)
 	return task->flags & PF_IO_WORKER || (bpf_core_field_exists(task->io_uring) && task->io_uring);
 }
 
-/* Why the connections of a program are not inserted; 0 if they may be. */
+/* Why a program's connections are not inserted, or 0. */
 static __always_inline enum counter exclusion_of(struct task_struct *task)
 {
 	if (said_of(task) == SAID_EXCLUDED)
@@ -61,7 +61,7 @@ static __always_inline enum counter exclusion_of(struct task_struct *task)
 	return has_io_uring(task) ? COUNTER_REFUSED_IO_URING : 0;
 }
 
-/* Of the arguments so much is looked at, in pieces. */
+/* How much of the arguments is hashed, and in what pieces. */
 #define ARGUMENT_BYTES 256
 #define ARGUMENT_PIECE 64
 
@@ -69,17 +69,17 @@ static __always_inline enum counter exclusion_of(struct task_struct *task)
 #define FNV_OFFSET 0xcbf29ce484222325ull
 #define FNV_PRIME 0x100000001b3ull
 
-/* How far the arguments have been read. */
+/* The state of hashing the arguments. */
 struct arguments {
 	__u64 hash;
-	/* Which one, from 0; whether it has just begun, and is an option. */
+	/* The current argument, from 0; whether it has just begun; whether it is an option. */
 	__u32 index;
 	__u32 begins;
 	__u32 option;
 };
 
-/* The next byte. True at the end of the first argument after the program's name that is no option, as in
- * `python3 -u server.py`, or of all of them. The name itself is not looked at: programs write titles into it.
+/* Hashes one byte. True at the end of the first non-option argument, as in `python3 -u server.py`, or of all
+ * arguments. The program's name is skipped, as programs write titles into it.
  */
 static __always_inline bool take_argument(struct arguments *arguments, char byte)
 {
@@ -98,7 +98,7 @@ static __always_inline bool take_argument(struct arguments *arguments, char byte
 	return false;
 }
 
-/* The hash of a task's arguments. `mine`: it is the running one; another one's can only be read by a program that may sleep. */
+/* The hash of a task's arguments. `mine`: it is the running one; others' take a sleepable program to read. */
 static __always_inline __u64 arguments_of(struct task_struct *task, bool mine)
 {
 	unsigned long at = BPF_CORE_READ(task, mm, arg_start), end = BPF_CORE_READ(task, mm, arg_end);
@@ -129,7 +129,7 @@ static __always_inline __u64 arguments_of(struct task_struct *task, bool mine)
 	return arguments.hash;
 }
 
-/* The files of a program say that it does not splice, whatever its arguments. */
+/* True if the program's files do not splice, whatever its arguments. */
 static __noinline bool is_without_splice(const struct program_key *key)
 {
 	struct file_key file = key->file;
@@ -138,22 +138,22 @@ static __noinline bool is_without_splice(const struct program_key *key)
 	return image && *image == IMAGE_WITHOUT_SPLICE;
 }
 
-/* Whether the files of a program that was noted with its arguments have been looked at since, and say that they do not matter: those
- * of `curl` are other ones each time.
+/* True if a program was noted with its arguments and its files have since shown that they do not matter:
+ * those of `curl` differ each time.
  */
 static __always_inline bool has_needless_arguments(const struct program_key *key)
 {
 	return key->arguments && is_without_splice(key);
 }
 
-/* The key under which a program that was noted earlier is known now. */
+/* Settles on the key under which a program noted earlier is known now. */
 static __always_inline void program_key_settle(struct program_key *key)
 {
 	if (has_needless_arguments(key))
 		key->arguments = 0;
 }
 
-/* False for a thread of the kernel, which executes no file. */
+/* False for a kernel thread, which executes no file. */
 static __always_inline bool program_key_of(struct task_struct *task, struct program_key *key, bool mine)
 {
 	struct inode *inode = BPF_CORE_READ(task, mm, exe_file, f_inode);
@@ -170,8 +170,8 @@ static __always_inline bool program_key_of(struct task_struct *task, struct prog
 	return true;
 }
 
-/* What is known of a program; none if there is nothing, and no room. The daemon looks at its files, which it may not have got to
- * the first time.
+/* What is known of a program, or NULL if there was no room. The daemon is asked to look at its files, as it
+ * may not have got to them the first time.
  */
 static __always_inline struct program *program_at(const struct program_key *key, struct task_struct *task)
 {
@@ -190,7 +190,7 @@ static __always_inline struct program *program_at(const struct program_key *key,
 	return bpf_map_lookup_elem(&sockredir_prog, key);
 }
 
-/* The program that a task executes, if there is room for what is known of it. */
+/* The program that a task executes. True if there is room for what is known of it. */
 static __noinline int program_enter(struct task_struct *task, struct program_key *key)
 {
 	return program_key_of(task, key, true) && program_at(key, task);
@@ -201,7 +201,7 @@ static __always_inline bool is_trusted(const struct program *program)
 	return trust_all || program->trusted;
 }
 
-/* Law 11: whether the sockets of a program may be where only recv reads. The refused_* counter if not; NO_REASON if so. */
+/* Law 11: why a program's sockets may not be where only recv reads, or NO_REASON. */
 static __always_inline enum counter reader_refusal(const struct program_key *key)
 {
 	struct program *program = bpf_map_lookup_elem(&sockredir_prog, key);
@@ -217,7 +217,7 @@ static __always_inline enum counter reader_refusal(const struct program_key *key
 	return is_without_splice(key) ? NO_REASON : COUNTER_REFUSED_UNKNOWN_PROGRAM;
 }
 
-/* The same of a program that connects, which by default must not block either: at all, or at this service. */
+/* The same for a connecting program, which by default must not block: at all, or at this service. */
 static __always_inline enum counter client_refusal(const struct program_key *key,
 						   const struct service_key *service)
 {
@@ -234,7 +234,7 @@ static __always_inline enum counter client_refusal(const struct program_key *key
 	return COUNTER_REFUSED_UNKNOWN_PROGRAM;
 }
 
-/* A socket of the program turned out to be blocking or not. One that blocked makes it a program that blocks. */
+/* Learns whether a program's sockets block. A single one that did makes it a blocking program. */
 static __always_inline void nature_learn(enum nature *nature, bool nonblocking)
 {
 	if (!nonblocking)
@@ -291,7 +291,7 @@ static __always_inline unsigned long first_argument(void *registers)
 	return ~0ul;
 }
 
-/* The number of the system call that a thread is in; negative if it is in none. */
+/* The system call that a thread is in; negative if none. */
 static __always_inline long system_call_of(void *registers)
 {
 	struct pt_regs___arm64 *arm64 = registers;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The one receive queue (law 3): what comes through TCP is moved, in order of arrival, to the queue that redirected
- * messages go to. Readers that wait for edges or ask FIONREAD then see one stream.
+/* The one receive queue (law 3): what comes through TCP is moved, in order of arrival, to the queue of
+ * redirected messages. Readers that use edges or FIONREAD then see one stream.
  */
 #ifndef QUEUE_H
 #define QUEUE_H
@@ -8,13 +8,13 @@
 #include "flow.h"
 #include "socket.h"
 
-/* The most that one call cuts off (sk_skb_adjust_room), and the calls that a segment of 64 KiB takes. */
+/* The most that one call cuts off (sk_skb_adjust_room), and the calls needed for a 64 KiB segment. */
 #define CUT_BYTES 4095
 #define CUTS 17
 
-/* A segment that was sent again together with later ones can begin with bytes that have been received. TCP's own readers
- * skip them; the socket map hands the whole segment on, so they are cut off here. On loopback they come when tiny segments
- * fill the receiver's memory and the kernel drops some.
+/* Cuts off bytes that were received before: a segment sent again together with later ones can begin with
+ * some. TCP's own readers skip them; the socket map hands on the whole segment. On loopback this happens when
+ * tiny segments fill the receiver's memory and the kernel drops some.
  */
 static __always_inline void cut_repeated(struct __sk_buff *ctx)
 {

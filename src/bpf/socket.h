@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Reading the kernel's sockets: what a program asked of its socket, and what the socket map keeps of it. */
+/* Reads the kernel's sockets: what a program asked of its socket, and what the socket map keeps for it. */
 #ifndef SOCKET_H
 #define SOCKET_H
 
 #include "maps.h"
 
-/* Macros of the kernel's headers, which BTF does not carry. */
+/* Kernel macros, which BTF does not carry. */
 #define EEXIST 17
 #define AF_INET 2
 #define AF_INET6 10
@@ -25,10 +25,10 @@
 
 extern void *bpf_rdonly_cast(const void *object, __u32 btf_id) __ksym;
 extern void *bpf_cast_to_kern_ctx(void *context) __ksym;
-/* What a thread that waits in recv on a mapped socket has in the socket's wait queue. */
+/* The wake function of a thread that waits in recv on a mapped socket. */
 extern const void woken_wake_function __ksym __weak;
 
-/* For walking from a pointer that the verifier does not know, by plain loads that cannot fault. */
+/* Walks from a pointer that the verifier does not know, by plain loads that cannot fault. */
 #define kernel_object(pointer, type) ((type *)bpf_rdonly_cast((pointer), bpf_core_type_id_kernel(type)))
 
 static __always_inline struct sock *sock_of(struct tcp_sock *tcp)
@@ -36,7 +36,7 @@ static __always_inline struct sock *sock_of(struct tcp_sock *tcp)
 	return (struct sock *)tcp;
 }
 
-/* The open file behind a socket; none while a connection waits to be accepted. */
+/* The open file behind a socket; NULL while a connection waits to be accepted. */
 static __always_inline struct file *file_of(struct sock *sock)
 {
 	struct socket *socket = sock->sk_socket;
@@ -44,13 +44,13 @@ static __always_inline struct file *file_of(struct sock *sock)
 	return socket ? socket->file : NULL;
 }
 
-/* The number of a socket's network namespace, which is that of the file in /proc. */
+/* The inode number of a socket's network namespace, as in /proc. */
 static __always_inline __u32 netns_number(struct sock *sock)
 {
 	return sock->__sk_common.skc_net.net->ns.inum;
 }
 
-/* The TCP socket behind an open file, or none. */
+/* The TCP socket behind an open file, or NULL. */
 static __always_inline struct sock *tcp_behind(struct file *file)
 {
 	struct socket *socket = file ? bpf_sock_from_file(file) : NULL;
@@ -64,8 +64,8 @@ static __always_inline bool is_nonblocking(struct file *file)
 	return file->f_flags & O_NONBLOCK;
 }
 
-/* The socket map's state of a socket, or none: not mapped, or already unlinked by close. A peer that waits for the lock of a
- * socket that is being closed keeps the psock for that time, and what it brings is thrown away.
+/* The psock of a socket, or NULL if it is not mapped or close has unlinked it. A peer that waits for the lock
+ * of a closing socket keeps the psock for that time, and what it brings is thrown away.
  */
 static __always_inline struct sk_psock *psock_of(struct sock *sock)
 {
@@ -81,15 +81,16 @@ static __always_inline struct sk_psock *psock_of(struct sock *sock)
 	return open ? psock : NULL;
 }
 
-/* Nothing redirected, and nothing that came through TCP, waits to be read in the one receive queue (law 3). */
+/* True if the one receive queue (law 3) holds nothing, neither redirected nor from TCP. */
 static __always_inline bool is_queue_empty(struct sk_psock *psock)
 {
 	return (void *)psock->ingress_msg.next ==
 	       (void *)psock + bpf_core_field_offset(struct sk_psock, ingress_msg);
 }
 
-/* The program wants a smaller receive buffer than TCP begins with. What was moved to the psock's queue fills it as well, and if close
- * finds it more than full, and two segments arrive that moment, Linux 6.12 stops (tcp_collapse).
+/* The least receive buffer that a program may set for a mapped socket: what TCP begins with. The psock's
+ * queue fills it too; if close finds it more than full and two segments arrive then, Linux 6.12 stops
+ * (tcp_collapse).
  */
 #define RCVBUF_LEAST 131072
 
@@ -99,7 +100,7 @@ static __always_inline bool is_buffer_small(struct sock *sock)
 	       sock->sk_rcvbuf < RCVBUF_LEAST;
 }
 
-/* A socket that asks for what redirected data cannot honour, or that is not a program's own. */
+/* True if a socket asks for what redirected data cannot honour, or is not a program's own. */
 static __always_inline bool is_special(struct tcp_sock *tcp)
 {
 	struct sock *sock = sock_of(tcp);
@@ -121,10 +122,10 @@ static __always_inline bool is_special(struct tcp_sock *tcp)
 	return bpf_core_field_exists(tcp->syn_smc) && BPF_CORE_READ_BITFIELD(tcp, syn_smc);
 }
 
-/* Levels of cgroups that are searched for a covered one. */
+/* How many cgroup levels to search for a covered one. */
 #define CGROUP_LEVELS 64
 
-/* Whether a covered cgroup is the socket's or above it. */
+/* True if the socket's cgroup, or one above it, is covered. */
 static __always_inline bool is_in_cgroup(struct sock *sock)
 {
 	struct cgroup *cgroup = sock->sk_cgrp_data.cgroup;
@@ -144,7 +145,7 @@ static __always_inline bool is_in_cgroup(struct sock *sock)
 	return false;
 }
 
-/* Orders the loads before it against those after it, on every machine: a compare-and-swap that succeeds is a full barrier
+/* Orders earlier loads before later ones on every machine: a compare-and-swap that succeeds is a full barrier
  * in BPF. Other atomic operations lose that where their result is not used.
  */
 static __always_inline void full_barrier(struct end *end)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/* The entry points of the datapath. docs/datapath.md numbers its laws. */
+/* The entry points of the datapath. docs/datapath.md explains its laws. */
 #include "adopt.h"
 #include "observe.h"
 #include "options.h"
@@ -9,7 +9,7 @@
 
 #include <bpf/bpf_tracing.h>
 
-/* Connections that begin, and ends that are looked at under their own lock. */
+/* New connections, and ends to look at under their own lock. */
 SEC("sockops")
 int sockredir_ops(struct bpf_sock_ops *ctx)
 {
@@ -62,8 +62,8 @@ int sockredir_option(struct bpf_sockopt *ctx)
 	return guard_option(ctx);
 }
 
-/* The programs that listen already, of all network namespaces, and those that hold connections which may be adopted. It may
- * sleep, to read the arguments of these programs.
+/* Notes the programs that already listen, in all network namespaces, and those that hold connections that may
+ * be adopted. Sleepable, to read their arguments.
  */
 SEC("iter.s/task_file")
 int sockredir_listeners(struct bpf_iter__task_file *ctx)
@@ -84,8 +84,8 @@ int sockredir_listeners(struct bpf_iter__task_file *ctx)
 	return 0;
 }
 
-/* Law 11. Only one of these is loaded: the first two where the kernel has them, as they cost nothing until somebody splices or
- * receives without copies; else the tracepoint that every read from TCP's own queue passes.
+/* Law 11: the first two where the kernel has them, as they cost nothing until somebody splices or receives
+ * without copies; else the tracepoint that every read from TCP's own queue passes.
  */
 SEC("fentry/tcp_splice_read")
 int BPF_PROG(sockredir_splice, struct socket *socket)
@@ -104,13 +104,13 @@ int BPF_PROG(sockredir_mmap, struct file *file, struct socket *socket)
 SEC("tp_btf/tcp_rcv_space_adjust")
 int BPF_PROG(sockredir_read, struct sock *sock)
 {
-	/* Without an owner of the lock it is an interrupt, in whatever thread. */
+	/* Without an owner of the lock this is an interrupt, in an arbitrary thread. */
 	if (sock && sock->sk_lock.owned && is_around_recv())
 		notice_splice(sock);
 	return 0;
 }
 
-/* For every connection that a scan may adopt, in all network namespaces, the number of its own (__u32). */
+/* Writes the namespace number (__u32) of each connection that a scan may adopt, in all namespaces. */
 SEC("iter/task_file")
 int sockredir_elsewhere(struct bpf_iter__task_file *ctx)
 {
@@ -124,7 +124,7 @@ int sockredir_elsewhere(struct bpf_iter__task_file *ctx)
 	return 0;
 }
 
-/* For every TCP socket of the covered cgroup that a program holds, in all network namespaces (struct socket_info). */
+/* Writes struct socket_info for each TCP socket of the covered cgroups, in all network namespaces. */
 SEC("iter/task_file")
 int sockredir_sockets(struct bpf_iter__task_file *ctx)
 {
@@ -137,7 +137,7 @@ int sockredir_sockets(struct bpf_iter__task_file *ctx)
 	return 0;
 }
 
-/* What all ends hold that are in the map (struct tally). */
+/* Totals over all ends in the map (struct tally). */
 SEC("syscall")
 int sockredir_tally(struct tally *ctx)
 {
@@ -148,7 +148,7 @@ int sockredir_tally(struct tally *ctx)
 	return 0;
 }
 
-/* Law 8: one look at every end of the reader's network namespace. */
+/* Law 8: looks at every end of the reader's network namespace. */
 SEC("iter/tcp")
 int sockredir_stop(struct bpf_iter__tcp *ctx)
 {
@@ -160,7 +160,7 @@ int sockredir_stop(struct bpf_iter__tcp *ctx)
 	return 0;
 }
 
-/* Law 1, adoption: one look at every connection of the reader's network namespace. */
+/* Law 1, adoption: looks at every connection of the reader's network namespace. */
 SEC("iter/tcp")
 int sockredir_adopt(struct bpf_iter__tcp *ctx)
 {

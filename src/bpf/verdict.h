@@ -5,7 +5,7 @@
 
 #include "program.h"
 
-/* To the own key without BPF_F_INGRESS is a plain TCP send of the message: the way to take a redirect back (law 7). */
+/* Redirecting to the own key without BPF_F_INGRESS is a plain TCP send: it takes a redirect back (law 7). */
 static __always_inline bool redirect_to_tcp(struct sk_msg_md *msg, struct end *end)
 {
 	return bpf_msg_redirect_hash(msg, &sockredir_map, &end->own, 0) == SK_PASS;
@@ -16,9 +16,8 @@ static __always_inline bool redirect_to_peer(struct sk_msg_md *msg, struct end *
 	return bpf_msg_redirect_hash(msg, &sockredir_map, &end->peer, BPF_F_INGRESS) == SK_PASS;
 }
 
-/* The pattern of the messages observed so far, as the counter of its admission; NO_REASON if it is neither. Request and
- * response: at least half of the messages answer the peer; three quarters would refuse servers that send header and
- * body apart.
+/* The pattern of the observed messages, as the counter of its admission, or NO_REASON. Request/response: at
+ * least half of them answer the peer; three quarters would refuse servers that send header and body apart.
  */
 static __always_inline enum counter pattern_of(struct end *end)
 {
@@ -29,9 +28,9 @@ static __always_inline enum counter pattern_of(struct end *end)
 	return NO_REASON;
 }
 
-/* Law 5: from TCP to redirection only when every earlier byte of this direction is in the receiver's one queue. The
- * loads must happen in this order: a byte is first counted by rcv_nxt, then in the receive queue, then perhaps with the
- * psock's worker, and last in the psock's queue. Softirq and reader hold the receiver's lock over the whole move.
+/* True if every earlier byte of this direction is in the receiver's one queue (law 5). The loads must happen
+ * in this order: a byte is first counted by rcv_nxt, then in the receive queue, then perhaps with the psock's
+ * worker, and last in the psock's queue. Softirq and reader hold the receiver's lock over the whole move.
  */
 static __always_inline bool is_in_order(struct end *end, struct tcp_sock *own, struct tcp_sock *peer,
 					struct sk_psock *psock)
@@ -45,8 +44,8 @@ static __always_inline bool is_in_order(struct end *end, struct tcp_sock *own, s
 	return !READ_ONCE(psock->ingress_skb.qlen);
 }
 
-/* Law 6: the messages of this direction that may still be queued. What was consumed is what was redirected less what is
- * queued; two checkpoints turn consumed bytes into messages, without a hook at the receiver.
+/* Law 6: how many messages of this direction may still be queued. What was redirected less what is queued was
+ * consumed; two checkpoints turn those bytes into messages, without a hook at the receiver.
  */
 static __always_inline __u64 queued_messages(struct end *end, __u32 queued)
 {
@@ -61,7 +60,7 @@ static __always_inline __u64 queued_messages(struct end *end, __u32 queued)
 	return end->sent.messages - end->older.messages;
 }
 
-/* The kernel is short of memory for TCP: a redirect may fail with ENOMEM, which no send on TCP does. */
+/* True if the kernel is short of TCP memory: a redirect may fail with ENOMEM, which no send on TCP does. */
 static __always_inline bool is_memory_short(struct sock *sock)
 {
 	unsigned long *since = sock->__sk_common.skc_prot->memory_pressure, pressure = 0;
@@ -69,11 +68,11 @@ static __always_inline bool is_memory_short(struct sock *sock)
 	return since && !bpf_probe_read_kernel(&pressure, sizeof(pressure), since) && pressure;
 }
 
-/* Law 6: what the receiver has set with SO_RCVBUF holds, or else half of what TCP may let the buffer grow to. The buffer as
- * it is says nothing, as it grows with what is read from TCP, but there is a bound: above twice of it, half of the send
- * buffer and 64 KiB, packets that find the socket locked are dropped (sk_rcvqueues_full), and with them the peer's window
- * updates. The bound here leaves once the buffer to what TCP may still bring. Below its least size a queue gets memory in
- * any case.
+/* Law 6: the limit is what the receiver has set with SO_RCVBUF, or else half of what TCP may let the buffer
+ * grow to. Its present size says nothing, as it grows with what is read from TCP; but above twice of it, half
+ * of the send buffer and 64 KiB, packets that find the socket locked are dropped (sk_rcvqueues_full), window
+ * updates too. The bound here leaves one buffer size to TCP. A queue below its least size gets memory in any
+ * case.
  */
 static __always_inline enum counter limit_of(struct end *end, struct sock *peer, struct sk_psock *psock,
 					     __u32 size)
@@ -104,8 +103,8 @@ static __always_inline enum counter limit_of(struct end *end, struct sock *peer,
 	return COUNTER_MESSAGES_REDIRECTED;
 }
 
-/* One of the two programs has turned its socket to blocking. If that is the connecting one, and it may have met an error
- * in a blocking recv meanwhile, it would do so again.
+/* One program turned its socket to blocking. `shun`: it is the client, and may have met an error in a
+ * blocking recv meanwhile, as it would again.
  */
 static __always_inline enum counter turn_back(struct flow *flow, bool shun)
 {
@@ -115,8 +114,8 @@ static __always_inline enum counter turn_back(struct flow *flow, bool shun)
 	return send_back(flow, COUNTER_DRAIN_BLOCKING);
 }
 
-/* --same-user and --same-cgroup: why two ends do not trust each other; NO_REASON if they do. The user of an accepted socket is
- * known once it is accepted.
+/* Why two ends do not trust each other (--same-user, --same-cgroup), or NO_REASON. The user of an accepted
+ * socket is known once it is accepted.
  */
 static __always_inline enum counter distrust_of(struct sock *own, struct sock *peer)
 {
@@ -127,8 +126,8 @@ static __always_inline enum counter distrust_of(struct sock *own, struct sock *p
 	return NO_REASON;
 }
 
-/* Law 9: what is between the ends, such as address translation, forgets a connection that looks idle. So one message of each
- * end goes through TCP now and then.
+/* True if this message must go through TCP, so that whatever tracks the connection between the ends does not
+ * take it for idle (law 9).
  */
 static __always_inline bool is_refresh_due(struct end *end, struct flow *flow)
 {
@@ -136,7 +135,7 @@ static __always_inline bool is_refresh_due(struct end *end, struct flow *flow)
 
 	if (!flow->tracked)
 		return false;
-	/* It may be some milliseconds behind the clock of the beginning. */
+	/* The coarse clock may lag some milliseconds behind the one of end_init(). */
 	now = bpf_ktime_get_coarse_ns();
 	if ((__s64)(now - end->refreshed) < refresh_seconds * 1000000000ll)
 		return false;
@@ -144,8 +143,8 @@ static __always_inline bool is_refresh_due(struct end *end, struct flow *flow)
 	return true;
 }
 
-/* The peer is in the map and alive under RCU. Whether this message may go to its queue; `admission` is the pattern that
- * admits the flow with this message, or NO_REASON where it is admitted already.
+/* Whether this message may go to the queue of the peer, which is mapped and alive under RCU. `admission` is
+ * the pattern that admits the flow with this message, or NO_REASON if it is already admitted.
  */
 static __always_inline enum counter judge_peer(struct sk_msg *kmsg, struct end *end, struct flow *flow,
 					       struct tcp_sock *own, __u32 size, enum counter admission)
@@ -169,23 +168,23 @@ static __always_inline enum counter judge_peer(struct sk_msg *kmsg, struct end *
 			service_score(flow, -score_most);
 			return refuse(flow, distrust);
 		}
-		/* So many messages would have paid, had they been redirected from the beginning. */
+		/* This many messages would have paid, had they been redirected from the beginning. */
 		if (flow_decide(flow, FLOW_OBSERVE, FLOW_ADMITTED, admission) &&
 		    end->observed >= observe_messages)
 			service_credit(flow);
 	}
-	/* The other end, or another thread, may have decided otherwise. */
+	/* The peer, or another thread, may have decided otherwise. */
 	if (state_of(flow_word(flow)) != FLOW_ADMITTED)
 		return COUNTER_MESSAGES_TCP_ONLY;
-	/* A thread whose message was taken back sends it after other threads have had their verdicts. */
+	/* A message that was taken back may be sent after the verdicts of other threads. */
 	if ((end->via == VIA_TCP || own->write_seq != end->redirect_seq) &&
 	    !is_in_order(end, own, tcp, psock))
 		return COUNTER_MESSAGES_ORDER;
 	return limit_of(end, peer, psock, size);
 }
 
-/* What comes through TCP before accept is moved to the one queue when something follows, so FIONREAD does not tell of it (before
- * Linux 7.0). What is redirected is in that queue.
+/* True for a first message before accept. Through TCP it reaches the one queue only when something follows,
+ * hidden from FIONREAD (before Linux 7.0); redirected, it is there at once.
  */
 static __always_inline bool is_before_accept(struct end *end, struct flow *flow)
 {
@@ -195,8 +194,8 @@ static __always_inline bool is_before_accept(struct end *end, struct flow *flow)
 	       !file_of(kernel_object((void *)peer, struct sock));
 }
 
-/* Look at the first messages until the flow shows its nature: NO_REASON to go on observing, else the pattern that would
- * admit it, or COUNTER_MESSAGES_TCP_ONLY.
+/* Looks at the first messages until the flow shows its nature: NO_REASON to go on observing, else the pattern
+ * that admits it, or COUNTER_MESSAGES_TCP_ONLY.
  */
 static __always_inline enum counter observe(struct end *end, struct flow *flow, struct tcp_sock *own,
 					    bool turn, __u32 size)
@@ -208,7 +207,7 @@ static __always_inline enum counter observe(struct end *end, struct flow *flow, 
 	end->turns += turn;
 	end->observed_bytes += size;
 	if (file && !admit_any && !is_nonblocking(file)) {
-		/* A client that turns before it has sent or received anything leaves with this send: its next ones may stay. */
+		/* A client that blocks before it has sent or received anything just leaves with this send. */
 		turn_back(flow, !end->accepted && (end->observed > 1 || own->rcv_nxt != end->own.ack));
 		return COUNTER_MESSAGES_TCP_ONLY;
 	}
@@ -229,11 +228,11 @@ static __always_inline enum counter observe(struct end *end, struct flow *flow, 
 	return pattern == NO_REASON ? refuse(flow, COUNTER_TCP_ONLY_PATTERN) : pattern;
 }
 
-/* How many rounds of gain_messages an admitted flow has to get its first message redirected. */
+/* Rounds of gain_messages that an admitted flow has to get its first message redirected. */
 #define FIRST_ROUND 4
 
-/* An admitted flow, as far as its own end tells: NO_REASON to go on to the peer. Runs of small one-way messages are slower
- * redirected than through TCP, which joins them: 0.4 of plain TCP at 1 KiB.
+/* Why a message of an admitted flow goes through TCP, its peer apart, or NO_REASON. Runs of small one-way
+ * messages are slower redirected than through TCP, which joins them: 0.4 of plain TCP at 1 KiB.
  */
 static __always_inline enum counter judge_own(struct end *end, struct flow *flow, struct tcp_sock *own,
 					      bool turn, __u32 size)
@@ -276,7 +275,7 @@ static __always_inline void account(struct end *end, struct flow *flow, struct t
 		service_credit(flow);
 }
 
-/* Which counter the message falls under; it is redirected if that is COUNTER_MESSAGES_REDIRECTED. */
+/* The counter of the message, which is redirected if that is COUNTER_MESSAGES_REDIRECTED. */
 static __always_inline enum counter judge(struct sk_msg_md *msg, struct sk_msg *kmsg, struct bpf_sock *sk,
 					  struct end *end)
 {
@@ -289,7 +288,7 @@ static __always_inline enum counter judge(struct sk_msg_md *msg, struct sk_msg *
 
 	if (!own || !end->mapped || end->state == FLOW_TCP_ONLY)
 		return COUNTER_MESSAGES_TCP_ONLY;
-	/* A send after shutdown must fail as on TCP, which only TCP does. */
+	/* A send after shutdown must fail as on TCP, which only TCP can do. */
 	state = sock_of(own)->__sk_common.skc_state;
 	if (state != TCP_ESTABLISHED && state != TCP_CLOSE_WAIT)
 		return COUNTER_MESSAGES_CLOSING;
@@ -311,7 +310,7 @@ static __always_inline enum counter judge(struct sk_msg_md *msg, struct sk_msg *
 			return COUNTER_MESSAGES_TCP_ONLY;
 		break;
 	case FLOW_ADMITTED:
-		/* Its program shows itself in the callback of a message through TCP. */
+		/* Its program is seen only in the callback of a message through TCP. */
 		if (end->accepted && !end->shown)
 			return COUNTER_MESSAGES_OBSERVED;
 		if (is_refresh_due(end, flow))
@@ -325,12 +324,13 @@ static __always_inline enum counter judge(struct sk_msg_md *msg, struct sk_msg *
 	default:
 		return COUNTER_MESSAGES_TCP_ONLY;
 	}
-	/* Law 7: with the own end found, whatever follows can be taken back. An end that has just redirected was found then, and
-	 * leaves under its own lock, which `mapped` tells, or not as an established one. The look costs 50 ns of 4 us.
+	/* Law 7: once the own end is found, any redirect can be taken back. An end that just redirected was
+	 * found then, and has left since under its own lock, which `mapped` tells, or is no longer
+	 * established. The lookup costs 50 ns of 4 us.
 	 */
 	if (end->via == VIA_TCP && !redirect_to_tcp(msg, end))
 		return COUNTER_MESSAGES_UNMAPPED;
-	/* The peer is found by the map each time: a live entry under RCU, never a stored pointer. */
+	/* The map finds the peer each time: a live entry under RCU, never a stored pointer. */
 	if (!redirect_to_peer(msg, end))
 		return COUNTER_MESSAGES_NO_MATE;
 	reason = judge_peer(kmsg, end, flow, own, size, admission);
@@ -341,8 +341,8 @@ static __always_inline enum counter judge(struct sk_msg_md *msg, struct sk_msg *
 	return reason;
 }
 
-/* Law 7: a miss of the helper is not an error. The verdict is SK_PASS, as SK_DROP would stick to the socket, unless a redirect
- * is in place that can neither go nor be taken back.
+/* Law 7: a miss of the helper is not an error. The verdict is SK_PASS, as SK_DROP would stick to the socket,
+ * unless a redirect is in place that can neither go nor be taken back.
  */
 static __always_inline int verdict(struct sk_msg_md *msg)
 {
@@ -353,8 +353,8 @@ static __always_inline int verdict(struct sk_msg_md *msg)
 
 	if (!end)
 		return SK_PASS;
-	/* After a partial enqueue the program runs again with the old redirect still in place, and nothing holds its socket
-	 * any more. An end with a redirect under way cannot have left, so its own key is there.
+	/* After a partial enqueue the program runs again with the old redirect in place, and nothing holds
+	 * its socket any more. An end with a redirect under way cannot have left, so its key is there.
 	 */
 	if (kmsg->sk_redir && !redirect_to_tcp(msg, end))
 		reason = COUNTER_MESSAGES_DROPPED;
@@ -368,7 +368,7 @@ static __always_inline int verdict(struct sk_msg_md *msg)
 		count_many(COUNTER_BYTES_REDIRECTED, msg->size);
 	} else {
 		end->via = VIA_TCP;
-		/* What is left of a large message that was taken in part is no small one. */
+		/* The rest of a large message that was taken in part is no small one. */
 		end->bulk =
 			msg->size >= bulk_bytes || (end->bulk && end->one_way && end->one_way < one_way_tcp);
 		end->passed.bytes += msg->size;

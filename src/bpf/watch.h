@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Law 11: what the sockets of a program show of it. An end whose program is not known yet is watched out of the map, where nothing
- * that it does can go wrong; and every splice is seen, whoever does it.
+/* Law 11: what a program's sockets show about it. An end of an unknown program is watched out of the map,
+ * where nothing that it does can go wrong; and every splice is seen, whoever does it.
  */
 #ifndef WATCH_H
 #define WATCH_H
 
 #include "listen.h"
 
-/* A client that has connected without blocking, and blocks before it has sent or received anything, would leave the map with this
- * send: no recv of it can have slept there. hiredis and others do so beside connections that never block.
+/* True if a client connected without blocking and blocks before it has sent or received anything: it would
+ * leave with this send, before any recv slept there. hiredis and others do so beside clean connections.
  */
 static __always_inline bool turns_harmlessly(struct end *end, struct sock *sock, bool nonblocking)
 {
@@ -17,7 +17,7 @@ static __always_inline bool turns_harmlessly(struct end *end, struct sock *sock,
 	return !nonblocking && !end->accepted && !end->shown && tcp->rcv_nxt == end->own.ack;
 }
 
-/* What the socket of a client is, which has sent. Where others of its program have blocked, each service shows it for itself. */
+/* Learns whether a client's socket blocks. Once others of its program did, each service is judged alone. */
 static __noinline void connected_learn(struct end *end, struct sock *sock, struct program *program,
 				       bool nonblocking)
 {
@@ -35,8 +35,8 @@ static __noinline void connected_learn(struct end *end, struct sock *sock, struc
 		service_turns(&service, &end->program, COUNTER_REFUSED_TURNS_BLOCKING);
 }
 
-/* The program of an end that sends. The running thread is the sender if it owns the socket's lock. It may be another one than
- * has connected, or listens, and have an io_uring where that has none.
+/* Learns the program of an end that sends. The running thread is the sender if it owns the socket's lock. It
+ * may be of another program than connected or listens, and have an io_uring where that has none.
  */
 static __always_inline void show(struct end *end, struct sock *sock)
 {
@@ -51,7 +51,7 @@ static __always_inline void show(struct end *end, struct sock *sock)
 	nonblocking = is_nonblocking(file);
 	if (turns_harmlessly(end, sock, nonblocking))
 		end->leave_reason = COUNTER_REFUSED_BLOCKING;
-	/* Also when its files have been looked at meanwhile. */
+	/* Also once its files have been looked at. */
 	is_new = !end->shown || has_needless_arguments(&end->program);
 	if (is_new)
 		program_enter(task, &end->program);
@@ -83,7 +83,7 @@ static __always_inline void note_read(struct end *end, struct tcp_sock *tcp, str
 	}
 }
 
-/* One look at an end out of the map. True if there is nothing more to see. */
+/* Looks at one end out of the map. True if there is nothing more to see. */
 static __always_inline bool watch(struct bpf_sock_ops *ctx, struct end *end, struct tcp_sock *tcp)
 {
 	struct sock *sock = sock_of(tcp);
@@ -99,14 +99,14 @@ static __always_inline bool watch(struct bpf_sock_ops *ctx, struct end *end, str
 	note_read(end, tcp, program);
 	if (program->splices)
 		return true;
-	/* Its files have been looked at, and what it is has to be noted without its arguments. */
+	/* Its files have been looked at, so its nature has to be noted without its arguments. */
 	if (has_needless_arguments(&end->program))
 		return false;
-	/* What is accepted has told its listener already. */
+	/* An accepted end has told its listener already. */
 	return end->shown && reader_refusal(&end->program) == NO_REASON;
 }
 
-/* Who has accepted the socket may be another program than has it now: what either accepts there stays out of the map. */
+/* The program that accepted the socket may not be the one that has it now: both stay out of the map. */
 static __always_inline void accepted_splice(struct sock *sock)
 {
 	struct listener *listener = listener_of(sock);
@@ -120,10 +120,10 @@ static __always_inline void accepted_splice(struct sock *sock)
 		program->splices = 1;
 }
 
-/* A program reads from a TCP socket around recv, in its own call. What was redirected, or moved out of TCP's queue, it does not
- * see, and never will; so its sockets stay out of the map from now on. One that is in the map goes back to TCP. If something
- * waits in its queue already, the connection is reset: the program would wait for ever, or take the end of the connection for
- * the end of the data.
+/* A program reads a TCP socket around recv, in its own call. It will never see what was redirected or moved
+ * out of TCP's queue, so its sockets stay out of the map from now on, and a mapped one goes back to TCP. If
+ * its queue holds data already the connection is reset: the program would wait for ever, or take the end of
+ * the connection for the end of the data.
  */
 static __always_inline void notice_splice(struct sock *sock)
 {
