@@ -93,8 +93,9 @@ static __noinline void listen_begins(struct bpf_sock_ops *ctx)
 	listener_add(sock_of(tcp), &program, exclusion_of(task), true);
 }
 
-/* What the accepted sockets turned out to be, of this listener or of an earlier one of its program at this port. That a listener does not block says
- * nothing, as there are programs that poll it and block in recv on what they accept; only of trusted ones it is believed.
+/* What the accepted sockets turned out to be, of this listener or of its program's earlier ones at this port. A
+ * listener that does not block says nothing, as some programs poll it and block in recv on what they accept; it
+ * counts for trusted ones.
  */
 static __always_inline enum nature accepts_of(struct listener *listener, struct program *program, __u32 port)
 {

@@ -30,9 +30,9 @@ volatile __u32 splice_works = 0;
 const volatile bool splices_seen = true;
 /* System calls that read a socket without recv (splice, getsockopt), 64-bit and 32-bit numbers. */
 const volatile __u32 calls_around_recv[4] = {};
-const volatile __u32 call_sendfile;
-/* A program is known to read by recv once it was seen to have read so often, or so many bytes from one connection, without a
- * splice: who splices does so after the beginning of a connection, or with large messages only.
+const volatile __u32 call_sendfile = 0;
+/* A program is known to read by recv after this many reads, or bytes from one connection, without a splice:
+ * those that splice do so after a connection's beginning, or with large messages only.
  */
 const volatile __u32 known_reads = 512;
 const volatile __u32 known_bytes = 128 << 10;
@@ -45,9 +45,9 @@ const volatile __u32 observe_messages = 8;
 const volatile __u32 observe_messages_quick = 2;
 /* A mean message of this size makes a flow bulk; a message of this size ends a run of small ones. */
 const volatile __u32 bulk_bytes = 32768;
-/* A message of sendfile that TCP sends at least as fast as it is redirected. */
+/* From this size on, TCP sends a message of sendfile at least as fast as it is redirected. */
 const volatile __u32 sendfile_bytes = 4096;
-/* A run of this many small one-way messages goes through TCP, and one of that many drains the flow. */
+/* A run of one_way_tcp small one-way messages goes through TCP; one of one_way_drain drains the flow. */
 const volatile __u32 one_way_tcp = 4;
 const volatile __u32 one_way_drain = 64;
 /* Once per this many messages an admitted flow must have had half of them redirected, or it is drained: a

@@ -243,8 +243,8 @@ static __always_inline void nature_learn(enum nature *nature, bool nonblocking)
 		*nature = NATURE_NONBLOCKING;
 }
 
-/* One program may have an event loop at one port and threads that block at another. Without branches, each of which would double the
- * verifier's work.
+/* A program may run an event loop at one port and blocking threads at another. Branch-free, as each branch would
+ * double the verifier's work.
  */
 static __always_inline bool has_shown_port(const struct program *program, __u16 port)
 {
@@ -268,7 +268,7 @@ static __always_inline void port_learn(struct program *program, __u16 port)
 	program->ports_end = end + 1;
 }
 
-/* As above, of one that was accepted. */
+/* The same for accepted sockets. */
 static __always_inline void accepted_learn(struct program *program, __u16 port, bool nonblocking,
 					   bool is_first)
 {
@@ -302,7 +302,7 @@ static __always_inline long system_call_of(void *registers)
 	return bpf_core_field_exists(arm64->syscallno) ? BPF_CORE_READ(arm64, syscallno) : -1;
 }
 
-/* As above, of the running thread: by plain loads, as helpers for them would take four times as long. */
+/* The same for the running thread, by plain loads: helpers would take four times as long. */
 static __always_inline __u32 running_call(void)
 {
 	void *registers = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
@@ -314,7 +314,7 @@ static __always_inline __u32 running_call(void)
 	return bpf_core_field_exists(arm64->syscallno) ? arm64->syscallno : ~0u;
 }
 
-/* The socket that a thread has under a descriptor, or none. */
+/* The socket behind a thread's descriptor, or NULL. */
 static __always_inline struct sock *sock_at(struct task_struct *task, unsigned int fd)
 {
 	struct fdtable *table = BPF_CORE_READ(task, files, fdt);

@@ -7,12 +7,12 @@
 #ifndef SOCKREDIR_H
 #define SOCKREDIR_H
 
-/* User space compares and stores these types by their bytes: one with a hole does not compile. */
+/* User space compares and stores these types as bytes, so a hole in one is an error. */
 #pragma clang diagnostic push
 #pragma clang diagnostic error "-Wpadded"
 
-/* The key of one end in the socket map: its own next sequence number and the one it expects, at establishment.
- * The peer's key is the mirror image (law 4).
+/* The key of one end in the socket map: the next sequence numbers it sends and expects, at establishment. The
+ * peer's key is the mirror image (law 4).
  */
 struct end_key {
 	__u32 seq;
@@ -73,10 +73,10 @@ enum nature {
 	NATURE_BLOCKING,
 };
 
-/* A program that accepts at more ports has to show at each further one whether it blocks. */
+/* Ports that a program is remembered for; at each further one it has to show anew whether it blocks. */
 #define PROGRAM_PORTS 8
 
-/* What a program was seen to do. What keeps its sockets out of the map is never forgotten while the file is the same. */
+/* What a program was seen to do. What keeps its sockets out of the map lasts while the file is the same. */
 struct program {
 	/* As in /proc/PID/comm. */
 	char name[16];
@@ -94,7 +94,7 @@ struct program {
 	enum nature connects;
 	/* How many of its accepted sockets did not block. */
 	__u32 accepted;
-	/* At which ports, in the order of the host; 0 where there are no more, from this one on. */
+	/* The ports of these, in host order, and their number. */
 	__u32 ports_end;
 	__u16 ports[PROGRAM_PORTS];
 };
@@ -454,11 +454,11 @@ struct end {
 	__u32 accepted;
 	/* Why the connecting program is refused (refused_*), or 0. */
 	__u32 exclusion;
-	/* Why the flow is not followed any more, as its counter, or 0. */
+	/* Why the flow is no longer followed, as a counter, or 0. */
 	__u32 leave_reason;
-	/* Who has connected it or, once it has sent, who has. */
+	/* The program that connected or listens; once the end has sent, the sender's. */
 	struct program_key program;
-	/* It has sent, and so has shown which program it belongs to, and whether it blocks. */
+	/* It has sent, which shows its program and whether that blocks. */
 	__u32 shown;
 	/* While watched out of the map: how far its program has read, and how many bytes were seen. */
 	__u32 read_seq;
