@@ -332,7 +332,7 @@ static __always_inline void adopt(struct tcp_sock *tcp)
 			refusal = adopt_end(tcp, &endpoints);
 	}
 	/* The other reasons are those of the socket, which every scan would count again. */
-	if (refusal > COUNTER_ADOPTED && refusal < COUNTERS)
+	if (refusal > COUNTER_ADOPTED && refusal <= COUNTER_ADOPT_UNPAIRED)
 		count(refusal);
 }
 

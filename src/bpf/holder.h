@@ -5,6 +5,9 @@
 
 #include "program.h"
 
+/* In the place of the first one, for good. No process has this number. */
+#define HOLDERS_TOO_MANY ~0u
+
 /* The states of a sleeping thread (linux/sched.h). */
 #define TASK_NORMAL 3
 
@@ -17,6 +20,8 @@ extern void bpf_iter_task_destroy(struct bpf_iter_task *iter) __ksym;
 /* Notes a process that holds a candidate. */
 static __always_inline void holder_add(struct candidate *candidate, __u32 process)
 {
+	if (candidate->holders[0] == HOLDERS_TOO_MANY)
+		return;
 	for (int i = 0; i < CANDIDATE_HOLDERS; i++) {
 		if (candidate->holders[i] == process)
 			return;
@@ -25,8 +30,7 @@ static __always_inline void holder_add(struct candidate *candidate, __u32 proces
 			return;
 		}
 	}
-	/* Too many: is_entered() then assumes the worst. */
-	candidate->holders[0] = 0;
+	candidate->holders[0] = HOLDERS_TOO_MANY;
 }
 
 /* True if a thread was preempted inside a system call on the socket. A running one soon reaches the lock, and
@@ -47,7 +51,7 @@ static __always_inline bool is_inside(struct task_struct *thread, struct sock *s
 static __always_inline bool is_entered(struct candidate *candidate, struct sock *sock)
 {
 	struct task_struct *process, *thread;
-	bool entered = !candidate->holders[0];
+	bool entered = !candidate->holders[0] || candidate->holders[0] == HOLDERS_TOO_MANY;
 
 	for (int i = 0; i < CANDIDATE_HOLDERS && !entered && candidate->holders[i]; i++) {
 		process = bpf_task_from_pid(candidate->holders[i]);

@@ -219,13 +219,13 @@ struct {
 	__type(value, __u64);
 } sockredir_count SEC(".maps");
 
-/* struct decision: room for 186 of them between two reads. */
+/* struct decision: room for 227 of them between two reads. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 16384);
 } sockredir_log SEC(".maps");
 
-/* struct event: room for some 3,000, for when a server with many connections is killed. */
+/* struct event: room for some 1,300, for when a server with many connections is killed. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 262144);

@@ -492,7 +492,7 @@ pub const REASONS: &[Reason] = &[
         name: "events_dropped",
         cause: "there were too many at once of connections to reset and of new programs: such a connection may hang for a minute \
                 or two, and such a program stays unknown for longer",
-        remedy: "report it: there is room for 1,600 in 20 ms",
+        remedy: "report it: there is room for 1,300 in 20 ms",
     },
     Reason {
         name: "tcp_only_sendfile",
