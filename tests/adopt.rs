@@ -222,6 +222,20 @@ fn connections_that_redirected_data_would_break_are_left_alone() {
     }
 }
 
+/// The threads of some of them would not be looked at.
+#[test]
+fn a_connection_that_many_processes_hold_is_left_alone() {
+    let arena = Arena::new();
+    let mut older = older(&arena, &["--state", "shared"]);
+    let tool = Tool::start(&arena, &["--adopt", "off"]);
+    for _ in 0..3 {
+        assert_eq!(adopt(&arena), 0);
+    }
+    go_on(&mut older, 1);
+    older.finish();
+    tool.end().assert_above("adopt_waited", 0);
+}
+
 #[test]
 fn programs_that_are_kept_off_are_not_adopted() {
     for (tool_arguments, traffic_arguments, reason) in [

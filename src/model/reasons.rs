@@ -497,14 +497,14 @@ pub const REASONS: &[Reason] = &[
     Reason {
         name: "tcp_only_sendfile",
         cause: "before the connection was decided a program sent a file with `sendfile`, whose pages TCP sends without a copy",
-        remedy: "nothing to do: TCP is the faster way for it; small files gain if the program reads and writes them (nginx: \
-                 `sendfile off`)",
+        remedy: "nothing to do: TCP is the faster way for it; files of 4 to 32 KiB gain if the program reads and writes them \
+                 (nginx: `sendfile off`)",
     },
     Reason {
         name: "drain_sendfile",
         cause: "a program sent a file with `sendfile` on an accelerated connection, and TCP sends its pages without a copy",
-        remedy: "nothing to do: TCP is the faster way for it; small files gain if the program reads and writes them (nginx: \
-                 `sendfile off`)",
+        remedy: "nothing to do: TCP is the faster way for it; files of 4 to 32 KiB gain if the program reads and writes them \
+                 (nginx: `sendfile off`)",
     },
     Reason {
         name: NOT_FOLLOWED,

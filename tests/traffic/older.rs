@@ -3,6 +3,7 @@
 use std::io::stdin;
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
@@ -20,6 +21,8 @@ const ROUNDS: usize = 64;
 /// Room for the messages that wait to be read.
 const BUFFER: i32 = 1 << 20;
 const SMALL_BUFFER: i32 = 32 << 10;
+/// The datapath lists four holders: with this process a sixth one comes after the list has overflowed.
+const HOLDERS: usize = 5;
 const OUT_OF_BAND: u8 = b'!';
 const STUCK: Duration = Duration::from_millis(STUCK_MILLISECONDS as u64);
 
@@ -53,6 +56,8 @@ enum State {
     PeekOffset,
     /// One sends small messages without an answer
     OneWay,
+    /// Other processes hold one end too
+    Shared,
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -146,6 +151,18 @@ fn go_on(pair: &mut Pair, state: State, rounds: usize, buffer: &mut [u8]) -> Res
     pair.echo(rounds, SIZE, buffer)
 }
 
+/// Processes that hold one end until they are dropped, which ends their standard input.
+fn share(pair: &Pair) -> Result<Vec<Child>> {
+    sys::let_inherit(pair.server.stream())?;
+    let start = |_| {
+        Command::new("cat")
+            .stdin(Stdio::piped())
+            .spawn()
+            .context("failed to start cat")
+    };
+    (0..HOLDERS).map(start).collect()
+}
+
 /// A thread sleeps in recv until the line has come, whatever becomes of the file.
 fn sleep(pair: &mut Pair, rounds: usize, buffer: &mut [u8]) -> Result<()> {
     let stream = pair.server.stream().try_clone()?;
@@ -212,11 +229,13 @@ pub fn main(mut options: Options) -> Result<()> {
     let mut buffer = vec![0; BUFFER as usize];
     let mut pairs = connect(&options.common, seed, options.common.connections.unwrap_or(1))?;
     let mut state = options.state;
+    let mut holders = Vec::new();
     for pair in &mut pairs {
         pair.echo(1, SIZE, &mut buffer)?;
         match state {
             State::Sleeping => sleep(pair, options.rounds, &mut buffer)?,
             State::Reading => read_on(pair, &mut buffer)?,
+            State::Shared => holders.extend(share(pair)?),
             _ => prepare(pair, state, &mut buffer)?,
         }
     }
