@@ -58,7 +58,7 @@ impl Epoll {
         }
     }
 
-    /// Logs the pending events, after a moment for late ones.
+    /// Logs the pending events without waiting, so anything expected must have arrived.
     fn look(self) {
         self.wait(0);
     }

@@ -188,7 +188,7 @@ fn splice_out_end(stage: &Stage) {
     });
 }
 
-/// tee sends a pipe's content to both ends of a connection, as a proxy does to a log and a backend.
+/// tee sends a pipe's content over two connections, as a proxy does to a log and a backend.
 fn tee(stage: &Stage) {
     let pair = stage.warm();
     let other_pair = stage.fresh();
