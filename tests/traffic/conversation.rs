@@ -86,8 +86,7 @@ pub enum Reading {
     Drain { buffer: usize },
     /// Edge-triggered, until a short read: nginx and tokio.
     Edge { buffer: usize },
-    /// Edge-triggered, reads what FIONREAD reports, until it reports nothing; asks it before the first read only with
-    /// `at_once`.
+    /// Edge-triggered, what FIONREAD reports, until it is 0; only `at_once` asks before the first read.
     Fionread { at_once: bool },
     /// Level-triggered, one read per event.
     Level { buffer: usize },

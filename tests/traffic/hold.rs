@@ -126,7 +126,7 @@ pub fn main(mut options: Options) -> Result<()> {
     let running = run.start();
 
     let (sender, lines) = channel();
-    // Never joined: it ends with standard input or the process.
+    // Never joined: it ends with standard input or with the process.
     thread::spawn(move || {
         for line in stdin().lock().lines().map_while(Result::ok) {
             if sender.send(line).is_err() {

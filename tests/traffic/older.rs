@@ -153,7 +153,7 @@ fn sleep(pair: &mut Pair, rounds: usize, buffer: &mut [u8]) -> Result<()> {
     let (sender, receiver) = channel();
     let (done, woken) = channel();
     let sleeper = thread::spawn(move || {
-        // A receiver that waits for these has a deadline of its own.
+        // Errors are dropped: a receiver that waits for these has a deadline of its own.
         drop(sender.send(task::current()));
         drop(done.send(sys::receive(&stream, &mut [0; SIZE], libc::MSG_PEEK)));
     });

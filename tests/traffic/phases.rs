@@ -113,8 +113,7 @@ impl Phases {
         }
     }
 
-    /// A run of small sends: a short one that is followed by an exchange, or one that turns the flow into a stream of small
-    /// messages.
+    /// A run of small sends: a short one followed by an exchange, or one that makes the flow a stream of small messages.
     fn tiny(&mut self, from: Side) {
         let most = self.random.spread(1, 128);
         let sends = if self.steady {

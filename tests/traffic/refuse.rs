@@ -286,8 +286,7 @@ impl Answer {
     }
 }
 
-/// Sends until an error shows that nobody reads, or until everything is sent to a reader that reads to the end: the error, and
-/// when.
+/// Sends until an error shows that nobody reads, or, to a reader that reads to the end, everything: the error, and when.
 fn send(
     seed: u64,
     id: u64,

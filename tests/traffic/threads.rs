@@ -157,8 +157,7 @@ impl End {
                 if written.is_err() {
                     self.park(written.as_ref().err());
                 }
-                // While the reader waits in recv, a close would have no effect. This fails if the connection has ended by
-                // itself.
+                // A close has no effect while the reader waits in recv. This fails if the connection has ended by itself.
                 let _ = self.stream.shutdown(Shutdown::Read);
                 let read = reader
                     .join()
