@@ -194,8 +194,7 @@ impl Case {
         self.compare_with(|connections, missing| self.run(Stage::with_scans(), connections, missing))
     }
 
-    /// As `compare`, with `accelerate` as the second half. It receives the number of connections and the time limit of an
-    /// answer.
+    /// As `compare`, with `accelerate` as the second half, given the number of connections and the time limit of an answer.
     pub fn compare_with(&self, accelerate: impl FnOnce(u64, Duration) -> Outcome) -> Vec<String> {
         let plain = self.plain(CONNECTIONS);
         let faults = self.judge_plain(&plain);

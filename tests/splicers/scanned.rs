@@ -1,5 +1,4 @@
-//! The programs while the tool scans for connections to adopt: a scan finds connections of programs about which nothing more is
-//! known.
+//! The programs while the tool scans for connections to adopt: nothing is known yet about the programs that a scan finds.
 
 use crate::case::{Case, First, assert_right};
 use crate::fresh::{EDGE, HTTP, LEVEL, ORDERS};

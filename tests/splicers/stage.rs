@@ -60,8 +60,7 @@ impl Stage {
     /// A separate file for one of our programs, by which it may be told apart; the name stays the same.
     pub fn copy_of(&self, program: &str) -> PathBuf {
         let path = self.folder.next().join(program);
-        // In another process: a thread that forks meanwhile would inherit the file open for writing, and exec would fail with
-        // ETXTBSY.
+        // In another process: a thread that forks meanwhile would inherit the file open for writing, and exec would fail.
         let mut command = Command::new("cp");
         command.arg(example(program)).arg(&path);
         let copied = command.status().is_ok_and(|status| status.success());
