@@ -150,7 +150,7 @@ fn load(mode: Mode) -> BTreeMap<String, Figures> {
     rodata.scope_host = mode.namespaces;
     rodata.same_user = mode.namespaces;
     rodata.same_cgroup = mode.namespaces;
-    // The programs for splice have alternatives of the same kind, and not every kernel can trace functions.
+    // The other way to watch splices covers the same, and not every kernel can trace functions.
     open.progs.sockredir_splice.set_autoload(false);
     open.progs.sockredir_mmap.set_autoload(false);
     let object = open.open_object_mut();
