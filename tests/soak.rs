@@ -23,9 +23,9 @@ const SQUEEZE: Duration = Duration::from_secs(2);
 const ORPHAN: Duration = Duration::from_secs(30);
 /// Seconds of silence that count as a stall: as one test among many, perhaps on a busy machine, it looks for hangs only.
 const HANG: &str = "45";
-/// With scans a reader may be busy for three seconds. If it has shrunk its buffer meanwhile, the window that it then opens may
-/// be less than a segment, and TCP only sends in it at its next probe, six seconds later. The slower the machine, the longer
-/// readers are busy and the rarer the probes, up to TCP_RTO_MAX, two minutes.
+/// The same for `make soak` with scans, which can keep a reader busy for three seconds. If it has shrunk its buffer meanwhile,
+/// the window that it then opens may be less than a segment, and TCP only sends in it at its next probe, six seconds later.
+/// Slower machines have busier readers and rarer probes, up to TCP_RTO_MAX, two minutes apart.
 const SLOW: &str = "20";
 
 /// Concurrent connections.

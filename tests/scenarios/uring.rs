@@ -97,7 +97,7 @@ impl Receiving<'_> {
     fn log_completion(self) {
         let outcome = self.pending.outcome();
         let count = outcome.unwrap_or(0).min(self.length);
-        // SAFETY: the memory is never freed, and the request that wrote so many bytes to it is complete.
+        // SAFETY: the memory is never freed, and the request that wrote `count` bytes to it is complete.
         let bytes = unsafe { std::slice::from_raw_parts(self.bytes, count) };
         let verdict = self.socket.compare(bytes);
         let call = format!("{} {} = {}", self.name, self.length, text(outcome));
