@@ -1,10 +1,10 @@
-# Cargo does the work. This installs what is missing, finds cargo under sudo, and adds root where root is needed.
+# Cargo does the work. This installs what is missing, finds cargo under sudo, and adds root where needed.
 
 PREFIX ?= /usr/local
-# sockredir-bench lies beside it.
+# sockredir-bench is in the same directory.
 BINARY := $(or $(CARGO_TARGET_DIR),target)/release/sockredir
 COMPARE := $(or $(CARGO_TARGET_DIR),target)/compare
-# Of the same version as the binary, and for this machine, as sockredir-bench beside it: they write the manual pages and the
+# The same version as the binary, but for this machine, with sockredir-bench beside it: both write the manual pages and the
 # completions.
 GENERATOR ?= $(BINARY)
 BASH_COMPLETIONS := share/bash-completion/completions

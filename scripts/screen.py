@@ -57,7 +57,7 @@ class Screen:
 
     BLANK = " ", Style().key()
     SEQUENCE = re.compile(r"\x1b\[([?>=]?)([0-9;]*)([@-~])|\x1b[()][0-9A-B]|\x1b[=>78DEHM]|[\x00-\x1f]|[^\x00-\x1f]+")
-    # The beginning of a sequence whose end has not been read yet.
+    # The start of a sequence whose end has not been read yet.
     UNFINISHED = re.compile(r"\x1b(\[[?>=]?[0-9;]*|[()])?$")
 
     def __init__(self, columns, lines):
@@ -97,7 +97,7 @@ class Screen:
 
     def control(self, mark, parameters, final):
         if mark:
-            return  # modes: what is seen does not depend on those that are used
+            return  # modes: those in use have no effect on what is visible
         if final == "m":
             return self.style.apply(parameters)
         numbers = [int(number or 0) for number in parameters.split(";")]

@@ -1,4 +1,4 @@
-//! The main job: what the programs of the cgroup send to each other bypasses loopback, and nothing else changes.
+//! The main job: what the cgroup's programs send to each other bypasses loopback, and nothing else changes.
 
 mod common;
 
@@ -57,7 +57,7 @@ fn non_blocking_programs_bypass_loopback_over_ipv4_ipv6_and_mapped_addresses() {
     }
 }
 
-/// Blocking calls on a mapped socket can return EAGAIN, so blocking programs stay on TCP unless the user says otherwise.
+/// Blocking calls on a mapped socket can return EAGAIN, so blocking programs stay on TCP unless the user opts in.
 #[test]
 fn blocking_programs_stay_on_tcp_and_the_reason_is_counted() {
     for family in ["v4", "v6", "mapped"] {
@@ -82,7 +82,7 @@ fn ports_choose_which_connections_are_accelerated() {
     assert_bypassed(echo(&["--ports", "1024-65535", "--exclude-ports", "1-1023"], &[]));
 }
 
-/// A server that the tool does not cover: the client's end finds no peer and must not stay in the map, where it would be
+/// A server outside the tool's coverage: the client's end finds no peer and must not stay in the map, where it would be
 /// slower than plain TCP.
 #[test]
 fn a_connection_with_one_end_outside_the_cgroup_leaves_the_map() {
@@ -113,7 +113,7 @@ fn a_connection_with_one_end_outside_the_cgroup_leaves_the_map() {
     assert_eq!(report.counter("bytes_redirected"), 0, "{}", report.transcript);
 }
 
-/// Below its share of flows the tool works as ever; above it connections stay on TCP.
+/// Below its flow limit the tool works as usual; above it, connections stay on TCP.
 #[test]
 fn flows_above_the_limit_stay_on_tcp() {
     let arena = Arena::new();

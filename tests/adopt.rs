@@ -1,4 +1,4 @@
-//! Adoption: connections that are older than the tool, or become non-blocking later, are accelerated, and nothing is lost.
+//! Adoption: connections older than the tool, or turned non-blocking later, are accelerated without losing data.
 
 mod common;
 
@@ -13,12 +13,12 @@ use nix::unistd::Pid;
 
 use common::{Arena, Scans, Tool, Traffic, ask, is_fit_for_scans, json, wait_until_gone};
 
-/// Of `older`: messages each way for each line.
+/// Messages each way per line of standard input, in `older`.
 const ROUNDS: u64 = 64;
 const SIZE: u64 = 512;
 const NOBODY: u32 = 65534;
 const SCANS: Duration = Duration::from_millis(5);
-/// Longer than an end is looked at before it is adopted.
+/// Longer than an end is watched before it is adopted.
 const READING: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -26,7 +26,7 @@ fn adopt(arena: &Arena) -> u64 {
     json(arena, &["adopt"])["adopted"].as_u64().expect("a number")
 }
 
-/// State and reason of the only connection.
+/// State and reason of the only flow.
 fn only_flow(arena: &Arena) -> (String, String) {
     let answer = json(arena, &["flows"]);
     let flows = answer["flows"].as_array().expect("flows");
@@ -41,13 +41,13 @@ fn older(arena: &Arena, arguments: &[&str]) -> Traffic {
     older
 }
 
-/// Has the connections go on once, the `count`th time.
+/// Lets the connections continue, for the `count`th time.
 fn go_on(older: &mut Traffic, count: usize) {
     older.send_line("");
     older.wait_for_line("waiting", count + 1);
 }
 
-/// Has so many connections of an arena's namespace go on for the second time.
+/// Lets this many connections continue for the second time and checks that they bypass loopback.
 fn assert_bypasses_loopback(arena: &Arena, older: &mut Traffic, connections: u64) {
     let before = arena.loopback_bytes();
     go_on(older, 2);
@@ -58,7 +58,7 @@ fn assert_bypasses_loopback(arena: &Arena, older: &mut Traffic, connections: u64
     );
 }
 
-/// Has scans made until they find this reason: a look at a thread that is about to wait may find another one.
+/// Scans until one reports this reason: a look at a thread that is about to wait may yield another.
 fn scan_until(arena: &Arena, reason: &str) {
     let deadline = Instant::now() + PATIENCE;
     while only_flow(arena).1 != reason {
@@ -67,7 +67,7 @@ fn scan_until(arena: &Arena, reason: &str) {
     }
 }
 
-/// Waits until a counter of the tool has come so far.
+/// Waits until a counter of the tool reaches a value.
 fn wait_until(arena: &Arena, counter: &str, least: u64) {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -116,7 +116,7 @@ fn a_connection_that_becomes_non_blocking_is_adopted() {
     report.assert_above("messages_redirected", ROUNDS);
 }
 
-/// A thread that is about to read what it was told of has chosen between TCP's own recv and the socket map's already.
+/// A thread about to read data already announced to it has made the choice between TCP's own recv and the socket map's.
 #[test]
 fn a_reader_finds_what_it_was_told_of_whenever_it_is_adopted() {
     let arena = Arena::new();
@@ -132,7 +132,7 @@ fn a_reader_finds_what_it_was_told_of_whenever_it_is_adopted() {
     println!("{}", tool.end().transcript);
 }
 
-/// Returns when a thread of a process waits for a lock for so long that it can only be that of a socket which is held.
+/// Waits until a thread has waited for a lock for so long that it can only be that of a socket in use.
 fn wait_until_locked(pid: u32) {
     const LOOKS: u32 = 20;
     let is_locked = || {
@@ -152,7 +152,7 @@ fn wait_until_locked(pid: u32) {
     }
 }
 
-/// Away from the second one, which `awaited` occupies.
+/// Keeps the thread off the second processor, which `awaited` occupies.
 fn stay_on_first_processor(thread: u32) {
     let allowed = sched_getaffinity(Pid::from_raw(0)).expect("the processors are known");
     let first = (0..CpuSet::count()).find(|number| allowed.is_set(*number).unwrap_or(false));
@@ -172,14 +172,14 @@ fn a_reader_that_waits_for_its_socket_while_it_is_adopted_sees_the_data_before_t
     wait_until_locked(tool.pid());
     awaited.send_line("");
     awaited.wait_for_line("waiting", 2);
-    // What the scan before has found the next one adopts, and others follow it.
+    // The next scan adopts what the previous one found, and further scans follow.
     wait_until_locked(tool.pid());
     awaited.send_line("");
     awaited.finish();
     tool.end().assert_above("adopt_waited", 0);
 }
 
-/// A connection in this state is left alone, for this reason, and goes on as ever; once it has gone on it may be adopted.
+/// A connection in this state is left alone, for this reason, and works as before; once it has continued it may be adopted.
 fn assert_left_alone(state: &str, reason: &str, later: u64) {
     let arena = Arena::new();
     let mut older = older(&arena, &["--state", state]);
@@ -253,7 +253,7 @@ fn programs_that_are_kept_off_are_not_adopted() {
     }
 }
 
-/// They are adopted where they are, and leave the map when the tool stops.
+/// They are adopted in their own namespaces, and leave the map when the tool stops.
 #[test]
 fn idle_connections_of_another_network_namespace_are_adopted_and_released() {
     let (arena, elsewhere) = (Arena::new(), Arena::new());
@@ -271,7 +271,7 @@ fn idle_connections_of_another_network_namespace_are_adopted_and_released() {
     older.finish();
 }
 
-/// Connections that are new there are followed as ever.
+/// New connections there are followed as usual.
 #[test]
 fn a_network_namespace_that_cannot_be_entered_is_left_out_and_told_of() {
     let (arena, elsewhere) = (Arena::new(), Arena::new());
@@ -305,7 +305,7 @@ fn a_network_namespace_that_cannot_be_entered_is_left_out_and_told_of() {
     );
 }
 
-/// An end whose peer is not covered is looked at again and again, and never enters the map.
+/// An end whose peer is not covered is reconsidered over and over, but never enters the map.
 #[test]
 fn a_connection_with_one_end_outside_the_cgroup_is_not_adopted() {
     let arena = Arena::new();
@@ -322,7 +322,7 @@ fn a_connection_with_one_end_outside_the_cgroup_is_not_adopted() {
     assert_eq!(tool.end().counter("ends_inserted"), 0);
 }
 
-/// It goes back to TCP as often as it is one, but is taken in again ever more rarely.
+/// It goes back to TCP each time it is one, but is adopted again ever more rarely.
 #[test]
 fn a_stream_of_small_messages_waits_before_it_comes_back() {
     let arena = Arena::new();
@@ -330,7 +330,7 @@ fn a_stream_of_small_messages_waits_before_it_comes_back() {
     let tool = Tool::start(&arena, &[]);
     wait_until(&arena, "adopted", 1);
     go_on(&mut older, 1);
-    // What comes now is of another nature.
+    // From here on the traffic has another pattern.
     go_on(&mut older, 2);
     wait_until(&arena, "adopted", 2);
     go_on(&mut older, 3);
@@ -342,7 +342,7 @@ fn a_stream_of_small_messages_waits_before_it_comes_back() {
     report.assert_above("messages_redirected", ROUNDS);
 }
 
-/// What the old process has drained the new one adopts, under load.
+/// The new process adopts what the old one has drained, under load.
 #[test]
 fn an_upgrade_hands_flows_from_one_process_to_the_next() {
     let arena = Arena::new();
@@ -362,7 +362,7 @@ fn an_upgrade_hands_flows_from_one_process_to_the_next() {
     assert_eq!(traffic.finish().value("stalls"), 0);
 }
 
-/// Nobody has said that it may scan, so the kernel decides.
+/// Without an option for or against scans, the kernel decides.
 #[test]
 fn a_kernel_that_scans_would_break_is_not_scanned() {
     let arena = Arena::new();

@@ -1,4 +1,4 @@
-//! The benchmark: its three columns, its formats, what it refuses, and that nothing of it stays.
+//! The benchmark: its three columns, its formats, its refusals, and that it leaves nothing behind.
 
 mod common;
 
@@ -11,10 +11,10 @@ use common::{Arena, Process, Tool, bench_program, wait_until_gone};
 use serde_json::Value;
 
 const GONE: Duration = Duration::from_secs(10);
-/// A row on one core, which does not need two.
+/// A single-core row, which runs on any machine.
 const ROW: &str = "request-response/1KiB/same-core";
 
-/// The benchmark, in the arena's cgroup; itself outside of it.
+/// The benchmark for the arena's cgroup, run from outside of it.
 fn bench(arena: &Arena, arguments: &[&str]) -> Command {
     let mut command = arena.host_command(bench_program());
     command.arg("--cgroup").arg(arena.cgroup());
@@ -33,7 +33,7 @@ fn finish(mut command: Command) -> String {
     String::from_utf8(stdout).unwrap()
 }
 
-/// Exit status and the one line that it says.
+/// Exit status and the single line of output.
 fn refusal(mut command: Command) -> (Option<i32>, String) {
     let output = command.output().unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
@@ -95,7 +95,7 @@ fn json_has_the_three_columns_and_the_control_of_each_round() {
     assert_nothing_stays(&arena);
 }
 
-/// Both by its own counters and by what the loopback interface has seen.
+/// Checked by its own counters and by the bytes on the loopback interface.
 #[test]
 fn the_accelerated_column_was_accelerated_and_plain_tcp_was_not() {
     let arena = Arena::new();
@@ -111,8 +111,8 @@ fn the_accelerated_column_was_accelerated_and_plain_tcp_was_not() {
     assert!(carried("plain") > 1.0 && carried("unix") == 0.0, "{columns}");
 }
 
-/// A sender that fills its queue whenever there is room would stay with TCP, and so would one whose message was taken in part, if
-/// its rest counted as a small one: that is up to the moment at which the receiver accepts, so several rounds are run.
+/// A sender that fills its queue whenever there is room would stay on TCP, and so would one whose message was taken in part if
+/// the rest counted as a small one. That depends on when the receiver accepts, hence several rounds.
 #[test]
 fn a_stream_of_large_messages_on_one_core_bypasses_tcp() {
     let arena = Arena::new();
@@ -195,7 +195,7 @@ fn the_table_names_machine_rows_and_columns() {
     assert!(drawing.contains("64KiB"));
 }
 
-/// A Ctrl-C in the middle of a run.
+/// Ctrl-C in the middle of a run.
 #[test]
 fn an_interrupted_benchmark_leaves_nothing_behind() {
     for signal in [libc::SIGINT, libc::SIGTERM] {
@@ -223,7 +223,7 @@ fn an_interrupted_benchmark_leaves_nothing_behind() {
     }
 }
 
-/// The same datapath, run as somebody else's, and programs that accelerate nothing.
+/// The same datapath run by another user, and programs that accelerate nothing.
 #[test]
 fn another_accelerator_is_measured_under_its_name_and_by_what_loopback_carries() {
     let arena = Arena::new();

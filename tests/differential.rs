@@ -1,7 +1,7 @@
-//! What programs see under acceleration is what they see on plain TCP, except for what docs/differences.md says.
+//! Programs see under acceleration what they see on plain TCP, except for what docs/differences.md lists.
 //!
-//! The example program `scenarios` writes down what the calls of each scenario return. Its transcripts are compared line
-//! by line, and the line that differs is what the table must have: no more, and no less.
+//! The example program `scenarios` logs what the calls of each scenario return. The transcripts are compared line by
+//! line, and the differences must be exactly those in the table.
 
 mod common;
 
@@ -20,12 +20,12 @@ use common::{Arena, Tool, Transcript, example, first_difference, transcript_of};
 struct Run {
     family: &'static str,
     mode: &'static str,
-    /// What has become of a connection when the scenario begins.
+    /// The state of a connection when the scenario begins.
     start: &'static str,
 }
 
 const MODES: [&str; 2] = ["nonblocking", "blocking"];
-/// From every start over IPv4, and over IPv6 too.
+/// From every start over IPv4, and once over IPv6.
 const PLACES: [(&str, &str); 4] = [
     ("v4", "admitted"),
     ("v4", "observed"),
@@ -33,7 +33,7 @@ const PLACES: [(&str, &str); 4] = [
     ("v6", "admitted"),
 ];
 
-/// The start, in the table, of scenarios that make their connections themselves: they run with those that are admitted.
+/// The start, in the table, of scenarios that make their own connections: they run along with `admitted`.
 const FRESH: &str = "fresh";
 
 fn runs() -> impl Iterator<Item = Run> {
@@ -49,17 +49,17 @@ fn scenarios(arena: &Arena, run: Run, more: &[impl AsRef<OsStr>]) -> String {
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("not a text");
     let errors = text(output.stderr);
     assert!(output.status.success(), "{run:?}: {errors}");
-    // What a scenario that failed had to say is not in the transcript.
+    // What a failed scenario printed is not in the transcript.
     println!("{errors}");
     text(output.stdout)
 }
 
-/// Of these scenarios, or of all if there are none.
+/// Runs these scenarios, or all of them if there are no names.
 fn transcript(arena: &Arena, run: Run, names: &[String]) -> Transcript {
     transcript_of(&scenarios(arena, run, names))
 }
 
-/// The transcript on plain TCP; that of all scenarios is made once.
+/// The transcript on plain TCP; the one of all scenarios is made only once.
 fn plain(run: Run, names: &[String]) -> Transcript {
     static KNOWN: Mutex<BTreeMap<Run, Transcript>> = Mutex::new(BTreeMap::new());
     if !names.is_empty() {
@@ -79,11 +79,11 @@ fn warm(arena: &Arena, run: Run) -> BTreeSet<String> {
     names.map(str::to_owned).collect()
 }
 
-/// A scenario that says something else, and where.
+/// A scenario whose transcript differs, and where.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 struct Difference {
     scenario: String,
-    /// Under which `--admit`, and whether the programs are blocking.
+    /// The value of `--admit`, and if the programs are blocking.
     programs: String,
     start: String,
     /// The line that differs.
@@ -91,7 +91,7 @@ struct Difference {
     accelerated: String,
 }
 
-/// As a row of the table, without its reason.
+/// Formats it as a row of the table, without the reason.
 impl fmt::Display for Difference {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let cell = |text: &str| text.replace('|', "\\|");
@@ -107,7 +107,7 @@ impl fmt::Display for Difference {
     }
 }
 
-/// As the table names them: `default` and `any` are non-blocking programs.
+/// The programs as the table names them: `default` and `any` mean non-blocking programs.
 fn programs(admit: &str, mode: &str) -> String {
     if mode == "blocking" {
         format!("{admit}-blocking")
@@ -131,7 +131,7 @@ fn differences(admit: &str, run: Run, plain: &Transcript, accelerated: &Transcri
     names.into_iter().filter_map(difference).collect()
 }
 
-/// The rows of the table for one `--admit`. A row may name several kinds of programs and starts.
+/// The table's rows for one `--admit`. A row may name several kinds of programs and starts.
 fn known_differences(admit: &str) -> BTreeSet<Difference> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/differences.md");
     let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("failed to read {}: {e}", path.display()));
@@ -170,16 +170,16 @@ fn known_differences(admit: &str) -> BTreeSet<Difference> {
     known
 }
 
-/// No names are all names.
+/// No names mean all names.
 fn is_wanted(names: &[String], name: &String) -> bool {
     names.is_empty() || names.contains(name)
 }
 
-/// What is wrong with each scenario.
+/// The fault of each scenario.
 type Faults = BTreeMap<String, String>;
 
-/// What is wrong in at least two of three tries: on a busy machine a scenario that waits for a time may say something else
-/// once. `attempt` is given the names of the scenarios to run, or none for all of them.
+/// What is wrong in at least two of three tries: on a busy machine a scenario that waits for a fixed time may deviate
+/// once. `attempt` receives the names of the scenarios to run, or none for all of them.
 fn faults(attempt: impl Fn(&[String]) -> Faults) -> String {
     let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for _ in 0..3 {
@@ -195,7 +195,7 @@ fn faults(attempt: impl Fn(&[String]) -> Faults) -> String {
     often.flatten().collect::<Vec<_>>().join("\n")
 }
 
-/// A transcript is of no use where it is not the same each time. Nor does it depend on addresses.
+/// A transcript that varies between runs, or that depends on addresses, is useless.
 #[test]
 fn scenarios_say_the_same_each_time_on_plain_tcp() {
     for run in runs().filter(|run| run.family == "v4") {
@@ -215,7 +215,7 @@ fn scenarios_say_the_same_each_time_on_plain_tcp() {
     }
 }
 
-/// How the messages of the warm connections must have gone: the transcripts of plain TCP would all be equal.
+/// Checks which way the messages of the warm connections went: if all went through TCP, transcripts would agree trivially.
 fn wrong_ways<'a>(
     admit: &str,
     run: Run,
@@ -240,7 +240,7 @@ fn wrong_ways<'a>(
     warm.filter_map(fault).collect()
 }
 
-/// The rows of the table that this run must see, of these scenarios or of all.
+/// The table's rows that this run must see, for these scenarios or for all.
 fn expected(
     known: &BTreeSet<Difference>,
     run: Run,
@@ -257,12 +257,12 @@ fn expected(
     known.iter().filter(is_seen).cloned().collect()
 }
 
-/// What reads around recv, by which a program is known from then on: no differences are left to compare.
+/// These bypass recv, which becomes known about the program: there would be no differences left to compare.
 fn is_around_recv(name: &str) -> bool {
     name.starts_with("vectors-splice-out") || name == "zerocopy-receive"
 }
 
-/// All scenarios that this run has.
+/// All scenarios of this run.
 fn all_names(arena: &Arena, run: Run) -> Vec<String> {
     let list = scenarios(arena, run, &["--list"]);
     let name = |line: &str| line.split('\t').next().unwrap_or_default().to_owned();
@@ -326,7 +326,7 @@ fn assert_known_differences(admit: &str, arguments: &[&str]) {
     );
 }
 
-/// A program that is not known yet is watched on plain TCP: whatever it does, first of all around recv, is as ever.
+/// An unknown program is watched on plain TCP: whatever it does, above all bypassing recv, works as usual.
 #[test]
 fn programs_that_are_not_known_see_no_difference() {
     for run in runs().filter(|run| run.start == "admitted") {
@@ -335,7 +335,7 @@ fn programs_that_are_not_known_see_no_difference() {
             let arena = Arena::new();
             let mut asked = all_names(&arena, run);
             asked.retain(|name| is_wanted(names, name) && (is_around_recv(name) || !warm.contains(name)));
-            // One that reads so would be known for it by the next one.
+            // A program that reads this way would be known for it in the next scenario.
             asked.sort_by_key(|name| is_around_recv(name));
             let plain = transcript(&arena, run, &asked);
             let tool = Tool::start(&arena, &["--trust-programs", "none"]);
@@ -350,7 +350,7 @@ fn programs_that_are_not_known_see_no_difference() {
     }
 }
 
-/// Non-blocking programs see the differences of the table, and blocking ones hardly any.
+/// Non-blocking programs see the differences in the table, blocking ones hardly any.
 #[test]
 fn programs_see_the_known_differences_and_no_other() {
     assert_known_differences("default", &[]);

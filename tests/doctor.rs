@@ -1,4 +1,4 @@
-//! The checks before the start: `doctor` tells their results, `run` refuses by them, and `--force` overrides.
+//! The checks before the start: `doctor` reports their results, `run` refuses because of them, and `--force` overrides.
 
 mod common;
 
@@ -21,7 +21,7 @@ const SELF_TEST: [&str; 8] = [
     "leaving",
 ];
 
-/// The tool, outside of the arena's cgroup and in its network namespace.
+/// The tool, outside the arena's cgroup but in its network namespace.
 fn sockredir(arena: &Arena, arguments: &[&str]) -> Command {
     let mut command = arena.host_command(env!("CARGO_BIN_EXE_sockredir"));
     command.args(arguments).stdin(Stdio::null());
@@ -53,7 +53,7 @@ impl Diagnosis {
         }
     }
 
-    /// The result and the meaning of a check.
+    /// The result and the explanation of a check.
     fn row(&self, name: &str) -> (&str, &str) {
         let cells = |line: &'_ str| Some(line.strip_prefix(name)?.starts_with("  "));
         let mut rows = self.text.lines().filter(|line| cells(line) == Some(true));
@@ -72,7 +72,7 @@ impl Diagnosis {
         }
     }
 
-    /// The check has failed, with these words in what it means or in the remedy; `run` would refuse.
+    /// Asserts that the check has failed, with these words in the explanation or the remedy; `run` would refuse.
     fn assert_failed(&self, name: &str, words: &[&str]) {
         assert_eq!(self.status, Some(1), "{}", self.text);
         assert!(self.text.contains("would refuse to start"), "{}", self.text);
@@ -91,7 +91,7 @@ impl Diagnosis {
     }
 }
 
-/// What `run` says when it refuses, in one line.
+/// The single line that `run` prints when it refuses.
 fn refusal(mut command: Command) -> String {
     let output = command.output().unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
@@ -101,7 +101,7 @@ fn refusal(mut command: Command) -> String {
     error
 }
 
-/// What `run` says on standard error when it starts, on a kernel that is fit for scans or not.
+/// What `run` prints on standard error when it starts, on a kernel that can be scanned or not.
 fn start(mut command: Command) -> Vec<String> {
     command.args(["--adopt", "auto"]);
     let mut tool = Process::start(command);
@@ -112,7 +112,7 @@ fn start(mut command: Command) -> Vec<String> {
     tool.stderr()
 }
 
-/// A cgroup folder has files only.
+/// Subdirectories are cgroups; everything else in a cgroup directory is a file.
 fn has_subfolders(cgroup: &Path) -> bool {
     let mut entries = fs::read_dir(cgroup).unwrap();
     entries.any(|entry| entry.unwrap().file_type().unwrap().is_dir())
@@ -179,7 +179,7 @@ fn without_cgroup2_the_programs_are_still_loaded() {
     assert_eq!(diagnosis.row("order").1, "cgroup2 failed");
 }
 
-/// A file without a single type in place of the kernel's.
+/// A file without a single type replaces the kernel's BTF.
 #[test]
 fn without_the_types_of_the_kernel_nothing_is_loaded() {
     let arena = Arena::new();
@@ -202,7 +202,7 @@ fn another_instance_is_the_only_obstacle_where_one_runs() {
     assert!(tool.stop().status.success());
 }
 
-/// The kernel is as it should be, and its answer to FIONREAD is taken away.
+/// A sound kernel, except that its answer to FIONREAD is suppressed.
 #[test]
 fn a_behaviour_that_is_missing_is_named_and_can_be_forced() {
     let arena = Arena::new();
@@ -242,11 +242,11 @@ fn a_behaviour_that_is_missing_is_named_and_can_be_forced() {
     wait_until_gone(Duration::from_secs(10));
 }
 
-/// What cannot be tried counts as broken.
+/// What cannot be tested counts as broken.
 #[test]
 fn a_self_test_that_cannot_be_made_is_a_reason_to_refuse() {
     let arena = Arena::new();
-    // Beside whom the tool cannot use the cgroup that it is in.
+    // Another process keeps the tool from using its own cgroup.
     let mut other = arena.host_command("sleep");
     other.arg("600").stdin(Stdio::null());
     let _other = Process::start(other);
@@ -277,7 +277,7 @@ fn a_self_test_that_cannot_be_made_is_a_reason_to_refuse() {
     assert!(!has_subfolders(arena.cgroup()));
 }
 
-/// As in a service that is kept from writing to cgroups, and in a container.
+/// As in a service that cannot write to cgroups, and in a container.
 #[test]
 fn where_no_cgroup_can_be_made_the_self_test_has_its_own_if_it_is_alone() {
     let arena = Arena::new();
@@ -294,7 +294,7 @@ fn where_no_cgroup_can_be_made_the_self_test_has_its_own_if_it_is_alone() {
     wait_until_gone(Duration::from_secs(10));
 }
 
-/// As where every start has the same process number, in a container.
+/// As in a container, where every start has the same pid.
 #[test]
 fn the_cgroup_of_a_start_that_was_killed_is_used_and_removed() {
     let arena = Arena::new();
@@ -307,7 +307,7 @@ fn the_cgroup_of_a_start_that_was_killed_is_used_and_removed() {
     assert!(!has_subfolders(arena.cgroup()));
 }
 
-/// The self-test has connections that no option covers, and leaves no trace in the totals.
+/// The self-test makes connections that no option covers, and leaves no trace in the totals.
 #[test]
 fn the_options_of_run_do_not_matter_to_the_self_test() {
     let arena = Arena::new();
@@ -317,7 +317,7 @@ fn the_options_of_run_do_not_matter_to_the_self_test() {
         &["--admit", "any"],
     ] {
         let report = Tool::start(&arena, arguments).end();
-        // Not one of their connections was counted.
+        // None of its connections was counted.
         assert_eq!(
             report.stdout.last().map(String::as_str),
             Some("totals"),

@@ -1,14 +1,14 @@
-//! The documents name what there is: every link leads somewhere, every path and every function exists, every reason is a counter.
+//! The documents match the sources: every link resolves, every path and function exists, every reason is a counter.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where a path in a document may begin.
+/// The directories with which a path in a document may begin.
 const FOLDERS: [&str; 9] = [
     "src/", "tests/", "scripts/", "docs/", "dist/", "compare/", "vmlinux/", ".ci/", ".github/",
 ];
-/// How the names of reasons begin.
+/// The prefixes of the reasons.
 const REASONS: [&str; 8] = [
     "refused_",
     "tcp_only_",
@@ -22,7 +22,7 @@ const REASONS: [&str; 8] = [
 
 struct Document {
     path: PathBuf,
-    /// Without the lines that are code.
+    /// The lines outside of code blocks.
     lines: Vec<String>,
     anchors: BTreeSet<String>,
 }
@@ -35,7 +35,7 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("failed to read {}: {error}", path.display()))
 }
 
-/// The anchor of a heading, as forges make it.
+/// The anchor of a heading, as code forges generate it.
 fn anchor(heading: &str) -> String {
     let kept = heading.trim_start_matches('#').trim().chars();
     let kept = kept.filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
@@ -58,7 +58,7 @@ impl Document {
         Self { path, lines, anchors }
     }
 
-    /// All that the project has.
+    /// All documents of the project.
     fn all() -> Vec<Self> {
         let folders = ["", "docs", "tests", "vmlinux"].map(|folder| root().join(folder));
         let entries = folders.iter().flat_map(|folder| fs::read_dir(folder).unwrap());
@@ -71,7 +71,7 @@ impl Document {
         documents
     }
 
-    /// What stands in single backticks.
+    /// The texts in single backticks.
     fn spans(&self) -> impl Iterator<Item = &str> {
         self.lines
             .iter()
@@ -92,7 +92,7 @@ impl Document {
     }
 }
 
-/// Fails with all that is wrong, not with the first.
+/// Fails with everything that is wrong, not just the first item.
 fn demand_none(wrong: &[String]) {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
@@ -160,7 +160,7 @@ fn every_reason_is_a_counter() {
     demand_none(&wrong);
 }
 
-/// Those that the walks through the datapath name.
+/// The functions named in the walk-throughs of the datapath.
 #[test]
 fn every_function_of_the_architecture_exists() {
     let sources: String = fs::read_dir(root().join("src/bpf"))

@@ -1,9 +1,9 @@
-//! The floors of the sources: each knows only those below it, and the datapath alone knows libbpf and `unsafe`.
+//! The floors of the sources: each knows only those below it, and only the datapath knows libbpf and `unsafe`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Each floor and what it may import, from the bottom: only what stands above it here. A file beside the folders is a floor too.
+/// The floors from the bottom, with what each may import: only floors listed above it. A file next to the folders is one too.
 const FLOORS: [(&str, &[&str]); 10] = [
     ("model", &[]),
     ("image", &[]),
@@ -11,7 +11,7 @@ const FLOORS: [(&str, &[&str]); 10] = [
     ("datapath", &["model"]),
     ("preflight", &["cli", "datapath", "model"]),
     ("daemon", &["cli", "datapath", "image", "model", "preflight"]),
-    // Who asks an instance has no business with its programs: it finds the socket by the cgroup.
+    // A client of an instance needs none of its programs: it finds the socket through the cgroup.
     ("client", &["cli", "datapath::cgroup", "model"]),
     ("generate", &["cli", "model"]),
     (
@@ -29,7 +29,7 @@ const FLOORS: [(&str, &[&str]); 10] = [
     ("main", &[]),
 ];
 
-/// A source, and the names of its module from the floor on.
+/// A source, with its module path starting at the floor.
 struct Source {
     path: PathBuf,
     module: Vec<String>,
@@ -72,7 +72,7 @@ fn is_name(letter: char) -> bool {
     letter.is_ascii_alphanumeric() || letter == '_'
 }
 
-/// The paths that begin at the root of the crate, as far as they are names, without that root.
+/// The paths that start at the root of the crate, as far as they are identifiers, without that root.
 fn from_root(line: &str) -> impl Iterator<Item = &str> {
     line.match_indices("crate::").map(|(at, root)| {
         let path = &line[at + root.len()..];
@@ -81,7 +81,7 @@ fn from_root(line: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The most modules that a path of the line goes up.
+/// The most modules by which a path in the line goes up.
 fn ups(line: &str) -> usize {
     let mut most = 0;
     let mut rest = line;
@@ -96,7 +96,7 @@ fn ups(line: &str) -> usize {
     most
 }
 
-/// What the source imports that its floor may not, each with its line.
+/// The forbidden imports of a source, each with its line.
 fn leaks(source: &Source) -> Vec<String> {
     let floor = &source.module[0];
     let allowed = allowed(floor).unwrap_or_else(|| panic!("{} is on no floor", source.path.display()));
@@ -108,7 +108,7 @@ fn leaks(source: &Source) -> Vec<String> {
         is_within(floor) || allowed.iter().any(|known| is_within(known))
     };
     let mut leaks = Vec::new();
-    // A module within a file, as the tests are, is one further down.
+    // A module inside a file, such as its tests, is one level further down.
     let mut inner = 0;
     for (number, line) in source.text.lines().enumerate() {
         if line.starts_with("mod ") && line.ends_with('{') {

@@ -1,4 +1,4 @@
-//! Programs that a socket map would break are kept off before it can, and noticed if they were not.
+//! Programs that a socket map would break are excluded before that happens, or noticed if they were not.
 
 mod common;
 
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use common::{Arena, Tool, ToolReport, Traffic, json};
 
-/// An echo server of the given kind in a process of its own, and where it listens.
+/// Starts an echo server of this kind in a process of its own, and returns its address.
 fn serve(arena: &Arena, program: &Path, arguments: &[&str]) -> (Traffic, String) {
     let arguments = [&["serve"], arguments].concat();
     let mut server = Traffic::start(arena.command(program), &arguments);
@@ -15,18 +15,18 @@ fn serve(arena: &Arena, program: &Path, arguments: &[&str]) -> (Traffic, String)
     (server, address["address=".len()..].to_owned())
 }
 
-/// A client with these options and 200 round trips.
+/// Runs a client with these options for 200 round trips.
 fn dial_with(arena: &Arena, address: &str, options: &[&str]) {
     let arguments = [&["dial", address, "--count", "200", "--size", "100"], options].concat();
     arena.traffic(&arguments).finish();
 }
 
-/// One client that does not block after the other.
+/// Runs non-blocking clients, one after another.
 fn dial(arena: &Arena, address: &str, clients: usize) {
     (0..clients).for_each(|_| dial_with(arena, address, &[]));
 }
 
-/// What the tool counted of clients with these options, one after the other, of a server with those.
+/// The tool's counters after clients with these options, one after another, of a server with those.
 fn talk_to(server: &[&str], clients: &[&[&str]]) -> ToolReport {
     let arena = Arena::new();
     let tool = Tool::start(&arena, &[]);
@@ -37,12 +37,12 @@ fn talk_to(server: &[&str], clients: &[&[&str]]) -> ToolReport {
     tool.stop()
 }
 
-/// As `talk_to`, for so many clients that do not block.
+/// As `talk_to`, for this number of non-blocking clients.
 fn talk(server: &[&str], clients: usize) -> ToolReport {
     talk_to(server, &vec![&[] as &[&str]; clients])
 }
 
-/// The workloads under another name, which its processes then have.
+/// A copy of the workloads under another name, which its processes then have.
 struct Renamed(PathBuf);
 
 impl Renamed {
@@ -61,8 +61,8 @@ impl Drop for Renamed {
     }
 }
 
-/// A thread that sleeps in recv on a mapped socket wakes up to EAGAIN on a reset or a signal, so a server that may block
-/// there must not be in the map, not even for its first connection.
+/// A thread that sleeps in recv on a mapped socket is woken with EAGAIN by a reset or a signal, so a server that may
+/// block there must not be in the map, not even for its first connection.
 #[test]
 fn a_server_that_blocks_is_never_inserted() {
     let report = talk(&["--listener", "blocking", "--accepted", "blocking"], 3);
@@ -87,7 +87,7 @@ fn a_server_that_blocks_is_never_inserted() {
     assert_eq!(report.counter("messages_redirected"), 0, "{}", report.transcript);
 }
 
-/// An event loop whose acceptor is a thread that blocks: nobody can know before its first connection, and everybody after.
+/// An event loop whose acceptor is a blocking thread: unknowable before its first connection, and known to all after it.
 #[test]
 fn a_server_that_accepts_in_a_thread_is_accelerated_from_its_second_connection_on() {
     let report = talk(&["--listener", "blocking", "--accepted", "nonblocking"], 3);
@@ -105,8 +105,8 @@ fn a_server_that_accepts_in_a_thread_is_accelerated_from_its_second_connection_o
     );
 }
 
-/// Of one program for IPv4 and for IPv6, of programs that differ, of the workers of one, or of one that has what is left: what
-/// an address has shown is not taken for another's, and not forgotten when a scan comes upon them all.
+/// Servers of one program for IPv4 and IPv6, of different programs, workers of one program, and one on the wildcard address:
+/// what an address has shown is not attributed to another, nor forgotten when a scan finds them all.
 #[test]
 fn servers_that_share_a_port_are_told_apart() {
     const ROUNDS: u64 = 3;
@@ -142,7 +142,7 @@ fn servers_that_share_a_port_are_told_apart() {
         ] {
             dial(&arena, &format!("{address}:8000"), 1);
         }
-        // Where there is something to adopt, a scan looks for who listens.
+        // A scan looks up the listeners only if there is something to adopt.
         let mut older = arena.traffic(&["older", "--state", "turned"]);
         older.wait_for_line("waiting", 1);
         assert_eq!(json(&arena, &["adopt"])["adopted"], 1);
@@ -224,7 +224,7 @@ fn a_server_is_not_taken_for_the_one_that_had_its_address_before() {
     );
 }
 
-/// The listener does not block, what it accepts does: found out at the first answer, and remembered.
+/// The listener is non-blocking, its accepted sockets block: detected at the first answer, and remembered.
 #[test]
 fn a_server_that_turns_its_sockets_to_blocking_is_kept_out_after_one_connection() {
     let report = talk(&["--listener", "nonblocking", "--accepted", "blocking"], 3);
@@ -239,8 +239,8 @@ fn a_server_that_turns_its_sockets_to_blocking_is_kept_out_after_one_connection(
     assert_eq!(report.counter("messages_redirected"), 0, "{}", report.transcript);
 }
 
-/// As libraries connect that have a timeout for it only. It has left when it first waits in recv, so nothing is to be feared
-/// of such clients, and others of the same service are not kept off.
+/// As libraries do that have a timeout for connect only. It has left the map before it first waits in recv, so such clients
+/// are harmless, and others of the same service are not excluded.
 #[test]
 fn a_client_that_turns_to_blocking_before_it_sends_keeps_nobody_off() {
     let turns: &[&str] = &["--turn", "connected"];
@@ -251,7 +251,7 @@ fn a_client_that_turns_to_blocking_before_it_sends_keeps_nobody_off() {
     assert_eq!(count("admitted_request_response"), 1, "{}", report.transcript);
 }
 
-/// It could wait in recv while it is in the map, and the next one would.
+/// It could wait in recv while it is in the map, and so could the next one.
 #[test]
 fn clients_that_turn_to_blocking_later_are_kept_out_from_then_on() {
     let report = talk_to(&[], &[&["--turn", "answered"], &[]]);
@@ -261,7 +261,7 @@ fn clients_that_turn_to_blocking_later_are_kept_out_from_then_on() {
     assert_eq!(count("messages_redirected"), 0, "{}", report.transcript);
 }
 
-/// io_uring goes on with a large send at the wrong place where a mapped socket took a part of it.
+/// After a mapped socket took a part of a large send, io_uring resumes it at the wrong offset.
 #[test]
 fn programs_with_an_io_uring_stay_on_tcp() {
     let report = talk_to(&[], &[&["--io-uring"]]);
@@ -308,8 +308,8 @@ fn programs_are_left_alone_by_name_at_either_end() {
     }
 }
 
-/// splice(2) reads TCP's own queue: on a mapped socket the program would wait for ever. One that is taken for known, and is not,
-/// loses its first connection to a reset; it is named, and its next ones work.
+/// splice(2) reads TCP's own queue: on a mapped socket the program would wait for ever. A program wrongly taken as known loses
+/// its first connection to a reset; it is reported, and its next ones work.
 #[test]
 fn a_trusted_program_that_splices_is_named_and_kept_off() {
     let arena = Arena::new();
@@ -325,7 +325,7 @@ fn a_trusted_program_that_splices_is_named_and_kept_off() {
     report.assert_above("refused_splices", 0);
 }
 
-/// The same without a word of the user: it is known before anything can go wrong.
+/// The same without an option from the user: it is detected before anything can go wrong.
 #[test]
 fn a_program_that_splices_answers_from_its_first_connection_on() {
     let arena = Arena::new();
@@ -338,7 +338,7 @@ fn a_program_that_splices_answers_from_its_first_connection_on() {
     assert_eq!(report.counter("resets_stranded"), 0, "{}", report.transcript);
 }
 
-/// What keeps a program off outlives the instance that has seen it: the next one resets nothing to see it again.
+/// The reason to exclude a program outlives the instance that found it: the next instance resets nothing to find it again.
 #[test]
 fn a_program_that_splices_is_known_to_the_next_instance() {
     let arena = Arena::new();

@@ -1,4 +1,4 @@
-//! Tests of the harness itself, on plain TCP: what fails here is not the datapath.
+//! Tests of the harness itself on plain TCP: what fails here is not the datapath's fault.
 
 mod common;
 #[path = "traffic/pattern.rs"]
@@ -19,7 +19,7 @@ fn run(arguments: &[&str]) -> TrafficReport {
     Arena::new().traffic(arguments).finish()
 }
 
-/// As `run`, whatever the end.
+/// As `run`, whatever the exit status.
 fn run_to_end(arguments: &[&str]) -> TrafficReport {
     Arena::new().traffic(arguments).wait()
 }
@@ -64,7 +64,7 @@ fn segments_that_are_sent_again_pass_on_plain_tcp() {
     run(&["repeat", "--connections", "2"]);
 }
 
-/// Threads take turns there, and what is sent late is behind what was sent before it.
+/// The threads send in turn on TCP, so what is sent late follows what was sent before it.
 #[test]
 fn threads_that_wait_for_a_socket_pass_on_plain_tcp() {
     assert_eq!(run(&["overtake", "--connections", "2"]).value("ahead"), 0);
@@ -166,7 +166,7 @@ fn every_way_to_end_a_connection_passes_on_plain_tcp() {
     }
 }
 
-/// The tests of the datapath use it against servers that are not under the tool.
+/// The tests of the datapath use it with servers outside the tool's coverage.
 #[test]
 fn dial_compares_what_an_echo_server_sends_back() {
     let arena = Arena::new();
@@ -222,7 +222,7 @@ fn a_flipped_byte_fails_the_run() {
             if workload[0] == "readers" && mode == "blocking" {
                 continue;
             }
-            // A seed by which the first client sends so much in all of them.
+            // A seed with which the first client sends enough in every workload.
             let common = [
                 "--connections",
                 "4",
@@ -246,7 +246,7 @@ fn a_flipped_byte_fails_the_run() {
 
 const SOAK_PARTS: [&str; 5] = ["loops", "threads", "mixed", "victims", "crowd"];
 
-/// A short soak that must fail, and what it says.
+/// The transcript of a short soak that must fail.
 fn failing_soak(part: &str, arguments: &[&str]) -> String {
     let common = ["soak", "--seconds", "30", "--connections", "40", "--part", part];
     let report = run_to_end(&[&common, arguments].concat());
@@ -294,7 +294,7 @@ fn a_flipped_byte_fails_each_part_of_a_soak() {
     }
 }
 
-/// What is under way does not arrive, and what a killed process leaves behind does not end.
+/// Data in flight does not arrive, and connections of a killed process do not end.
 #[test]
 fn a_stall_fails_each_part_of_a_soak() {
     for part in SOAK_PARTS {
@@ -308,7 +308,7 @@ fn a_stall_fails_each_part_of_a_soak() {
     }
 }
 
-/// Plain TCP gives it only to those who set a timeout.
+/// Plain TCP returns it only to programs that set a timeout.
 #[test]
 fn eagain_from_a_blocking_recv_fails_a_soak_unless_it_is_known() {
     let arguments = ["--inject", "timeout"];
@@ -328,7 +328,7 @@ fn a_wrong_option_is_a_usage_error() {
     assert_eq!(report.status.code(), Some(2), "{}", report.transcript);
 }
 
-/// The tests of the datapath tell redirected bytes by what the loopback interface did not see.
+/// The tests of the datapath count as redirected what the loopback interface did not carry.
 #[test]
 fn the_loopback_counter_sees_the_payload_of_its_namespace_only() {
     let (busy, idle) = (Arena::new(), Arena::new());
@@ -371,7 +371,7 @@ fn an_arena_leaves_nothing_behind() {
     drop(arena);
     assert!(!cgroup.exists() && !cgroup.parent().is_some_and(Path::exists));
     assert!(!Path::new(&format!("/proc/{pid}")).exists());
-    // The arena has reaped it, so this only gives back the handle.
+    // The arena has reaped it already, so this only releases the handle.
     let _ = sleep.wait();
 }
 

@@ -1,4 +1,4 @@
-//! What packages have besides the program: manual pages that render, completions that load, a service that is confined.
+//! The contents of packages besides the program: manual pages that render, completions that load, a confined service.
 
 mod common;
 
@@ -9,10 +9,10 @@ use std::process::{Command, Stdio};
 use common::bench_program;
 
 const UNIT: &str = "dist/systemd/sockredir.service";
-/// Above it `systemd-analyze security` speaks of a medium exposure.
+/// Above this score `systemd-analyze security` rates the exposure as medium.
 const MOST_EXPOSED: f64 = 3.0;
 
-/// A folder that is gone when the test is.
+/// A directory that is removed with the test.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -25,7 +25,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What is left is small and says by its name whose it is.
+        // A leftover is small, and its name shows where it came from.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
@@ -46,7 +46,7 @@ fn output_of(program: &Path, arguments: &[&str]) -> Vec<u8> {
     output.stdout
 }
 
-/// Everything that a command says, on both outputs; it must succeed.
+/// A command's combined output; the command must succeed.
 fn said(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program)
         .args(arguments)
@@ -111,7 +111,7 @@ fn completions(folder: &Folder, program: &Path, shell: &str, name: &str) -> Stri
     path.to_str().unwrap().to_owned()
 }
 
-/// The shells are asked what they would offer after `sockredir d` and `sockredir run --ex`.
+/// Asks the shells what they would offer after `sockredir d` and `sockredir run --ex`.
 #[test]
 fn bash_completes_commands_and_options() {
     let folder = Folder::new("bash");
@@ -171,7 +171,7 @@ fn the_benchmark_completes_its_options() {
     assert!(!offered.contains("worker"), "{offered}");
 }
 
-/// The unit, with the program where it is.
+/// The unit, with the path of the program as built.
 fn unit(folder: &Folder) -> String {
     let text = fs::read_to_string(UNIT).unwrap();
     let program = format!("={} ", env!("CARGO_BIN_EXE_sockredir"));
@@ -205,7 +205,7 @@ fn the_service_can_do_little_else() {
     assert!(exposure < MOST_EXPOSED, "{text}");
 }
 
-/// What the service may do, as the unit has it.
+/// The permissions of the service according to the unit.
 #[test]
 fn the_service_has_the_time_that_its_options_need() {
     let text = fs::read_to_string(UNIT).unwrap();
@@ -220,7 +220,7 @@ fn the_service_has_the_time_that_its_options_need() {
     let drain = help.split("--drain-timeout <SECONDS>").nth(1).unwrap();
     let drain = drain.split("[default: ").nth(1).unwrap();
     let drain: u64 = drain.split(']').next().unwrap().parse().unwrap();
-    // What is asked of the kernel before and after it takes its time too.
+    // What happens in the kernel before and after the drain takes time too.
     assert!(seconds("TimeoutStopSec=") >= drain + 10);
 }
 
@@ -255,7 +255,7 @@ fn an_installation_has_what_a_package_has() {
     let unit = fs::read_to_string(folder.0.join("opt/x/lib/systemd/system/sockredir.service")).unwrap();
     assert!(unit.contains("\nExecStart=/opt/x/bin/sockredir run "), "{unit}");
 
-    // What the administrator has written stays.
+    // The administrator's changes stay.
     let options = folder.0.join("etc/default/sockredir");
     fs::write(&options, "SOCKREDIR_OPTIONS=--ports 80\n").unwrap();
     said(
@@ -267,7 +267,7 @@ fn an_installation_has_what_a_package_has() {
         "SOCKREDIR_OPTIONS=--ports 80\n"
     );
 
-    // And is all that stays.
+    // Nothing else does.
     said("make", &["--silent", "uninstall", &destination, "PREFIX=/opt/x"]);
     let left = said(
         "find",

@@ -1,4 +1,4 @@
-//! The least that the tool may be allowed: the documented capabilities suffice, and the one that is missing is named.
+//! Minimum privileges: the documented capabilities suffice, and a missing one is named.
 
 mod common;
 
@@ -23,12 +23,12 @@ const CAPABILITIES: [(&str, u32); 5] = [
     ("CAP_SYSLOG", 34),
 ];
 
-/// Who runs the tool, in the words of setpriv.
+/// The user that runs the tool, set up with setpriv.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum User {
-    /// As the unit has it: a user of its own with ambient capabilities.
+    /// As in the unit: a user of its own with ambient capabilities.
     Service,
-    /// As the manifests for Kubernetes have it: root, with all capabilities dropped but those.
+    /// As in the Kubernetes manifests: root, with all other capabilities dropped.
     Container,
 }
 
@@ -55,7 +55,7 @@ impl User {
     }
 }
 
-/// The program where any user may run it; gone when the test is.
+/// A copy of the program that any user may run; removed with the test.
 struct Program(PathBuf);
 
 impl Program {
@@ -69,7 +69,7 @@ impl Program {
         Self(folder)
     }
 
-    /// The tool as that user has it: alone in its cgroup, which it cannot write to, with a folder /run/sockredir of its own.
+    /// The tool as that user runs it: alone in its cgroup, which it cannot write to, with its own /run/sockredir.
     fn command(&self, arena: &Arena, user: User, capabilities: &[&str]) -> Command {
         const PLACE: &str = r#"
             mkdir -p /run/sockredir
@@ -89,7 +89,7 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // What is left is small and says by its name whose it is.
+        // A leftover is small, and its name shows where it came from.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
@@ -99,7 +99,7 @@ fn on(arena: &Arena, mut command: Command, arguments: &[&str]) -> Command {
     command
 }
 
-/// What the tool says to root, in its own mounts.
+/// The tool's answer to root, in the tool's mount namespace.
 fn asked(arena: &Arena, tool: &Tool, arguments: &[&str]) -> String {
     let mut command = Command::new("nsenter");
     command.args(["--mount", "--target", &tool.pid().to_string()]);
@@ -123,14 +123,14 @@ fn scrape(address: &str) -> String {
     answer
 }
 
-/// What the kernel says that a process may do.
+/// The process's effective capabilities, from the kernel.
 fn effective(tool: &Tool) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", tool.pid())).unwrap();
     let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     u64::from_str_radix(mask.unwrap().trim(), 16).unwrap()
 }
 
-/// Whether such a user is kept from the addresses of the kernel.
+/// True if the kernel hides its addresses from such a user.
 fn hides_addresses(user: User, capabilities: &[&str]) -> bool {
     let words = user.words(capabilities);
     let mut command = Command::new(&words[0]);
@@ -146,7 +146,7 @@ fn without(missing: &str) -> Vec<&'static str> {
     names.filter(|name| *name != missing).collect()
 }
 
-/// From the first connection to the last, with everything that can be asked meanwhile.
+/// From the first connection to the last, with every query in between.
 #[test]
 fn everything_works_with_the_documented_capabilities() {
     let program = Program::new();
@@ -168,7 +168,7 @@ fn everything_works_with_the_documented_capabilities() {
         assert!(asked(&arena, &tool, &["status"]).contains("10 admitted"));
         let flows = asked(&arena, &tool, &["flows"]);
         assert_eq!(flows.matches("admitted_request_response").count(), 10, "{flows}");
-        // The processes are another user's.
+        // The processes belong to another user.
         assert!(flows.contains(&format!("traffic[{}]", hold.pid())), "{flows}");
         let told = asked(&arena, &tool, &["explain", &format!("pid:{}", hold.pid())]);
         assert!(told.contains("10 connections"), "{told}");
@@ -178,7 +178,7 @@ fn everything_works_with_the_documented_capabilities() {
             "{figures}"
         );
 
-        // Who is trusted and splices is named, and its connection reset.
+        // A trusted program that splices is reported, and its connection reset.
         let mut server = Traffic::start(arena.command(Traffic::program()), &["serve", "--splice"]);
         let at = server.wait_for_line("address=", 1);
         let broken = arena.traffic(&["dial", at.trim_start_matches("address="), "--count", "50"]);
@@ -222,7 +222,7 @@ fn each_capability_without_which_nothing_works_is_named() {
     wait_until_gone(Duration::from_secs(10));
 }
 
-/// It goes on, and says what is lost.
+/// It keeps running, and reports what is lost.
 #[test]
 fn the_capability_that_it_can_do_without_is_named() {
     let program = Program::new();
@@ -256,7 +256,7 @@ fn the_capability_that_it_can_do_without_is_named() {
     wait_until_gone(Duration::from_secs(10));
 }
 
-/// It goes on, and nothing is reset.
+/// It keeps running, and nothing is reset.
 #[test]
 fn without_the_capability_for_resets_it_says_so() {
     let program = Program::new();
@@ -282,7 +282,7 @@ fn without_the_capability_for_resets_it_says_so() {
     wait_until_gone(Duration::from_secs(10));
 }
 
-/// As in a rootless container: all capabilities, and none of them counts.
+/// As in a rootless container: all capabilities, none of them effective on the host.
 #[test]
 fn root_of_a_user_namespace_is_told_so() {
     let arena = Arena::new();
@@ -299,7 +299,7 @@ fn root_of_a_user_namespace_is_told_so() {
     );
 }
 
-/// Those of the document for containers and pods whose connections are older than the tool.
+/// The capabilities documented for containers and pods whose connections are older than the tool.
 #[test]
 fn two_more_capabilities_suffice_to_enter_other_network_namespaces() {
     let program = Program::new();
@@ -329,7 +329,7 @@ fn two_more_capabilities_suffice_to_enter_other_network_namespaces() {
     }
 }
 
-/// The unit, the manifests and the document speak of the same capabilities.
+/// The unit, the manifests and the documents list the same capabilities.
 #[test]
 fn the_documented_capabilities_are_those_that_are_given() {
     let all: BTreeSet<String> = without("").into_iter().map(str::to_owned).collect();

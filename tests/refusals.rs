@@ -1,4 +1,4 @@
-//! Bad input: each refusal is one line that says what is wrong and what to do, and leaves nothing behind.
+//! Bad input: each refusal is one line that states the problem and the remedy, and nothing is left behind.
 
 mod common;
 
@@ -22,8 +22,8 @@ fn on(arena: &Arena) -> Command {
     command
 }
 
-/// Runs a command line that must be refused: its exit status, one line of error with these parts, no other output, and
-/// nothing in the kernel.
+/// Runs a command that must be refused: with this exit status, one line of error containing these parts, no other
+/// output, and nothing left in the kernel.
 fn refused(mut command: Command, status: i32, parts: &[&str]) {
     let before = kernel_objects();
     let Output {
@@ -40,7 +40,7 @@ fn refused(mut command: Command, status: i32, parts: &[&str]) {
         assert!(error.contains(part), "{part} is not in: {error}");
     }
     assert!(stdout.is_empty(), "printed {}", String::from_utf8_lossy(&stdout));
-    // The kernel frees maps some time after their last user.
+    // The kernel frees maps some time after their last user is gone.
     let deadline = Instant::now() + patience(Duration::from_secs(10));
     loop {
         let mut left = kernel_objects();
@@ -125,7 +125,7 @@ fn a_cgroup_that_is_none() {
     }
 }
 
-/// The kernel's type information is replaced by one that has no types at all.
+/// The kernel's BTF is replaced by one without any types.
 #[test]
 fn a_kernel_that_lacks_what_the_datapath_needs() {
     let arena = Arena::new();
@@ -134,7 +134,7 @@ fn a_kernel_that_lacks_what_the_datapath_needs() {
     refused(command, 1, &["this kernel lacks struct sk_psock", "CONFIG_"]);
 }
 
-/// For kernels that are not fit, on which no other test passes: the matrix of kernels runs it there.
+/// For unfit kernels, on which no other test passes; the kernel matrix runs it there.
 #[test]
 #[ignore = "fails where the tool works"]
 fn a_kernel_without_its_functions_is_told_which_have_them() {
@@ -146,7 +146,7 @@ fn a_kernel_without_its_functions_is_told_which_have_them() {
     );
 }
 
-/// A header of 24 bytes, no types, and a string section that holds the empty string (linux/btf.h).
+/// A 24-byte header, no types, and a string section with only the empty string (linux/btf.h).
 const EMPTY_BTF: [u8; 25] = {
     let mut btf = [0; 25];
     btf[0] = 0x9f;
@@ -191,7 +191,7 @@ fn a_cgroup_that_vanishes() {
     wait_until_gone(Duration::from_secs(10));
 }
 
-/// The self-test needs loopback, and without it there would be nothing to accelerate.
+/// The self-test needs loopback; without it there would be nothing to accelerate anyway.
 #[test]
 fn a_network_namespace_whose_loopback_is_down() {
     let arena = Arena::new();

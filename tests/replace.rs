@@ -1,5 +1,5 @@
-//! One instance takes over from another while connections run: nobody notices, nothing is lost, and a new one that fails changes
-//! nothing.
+//! One instance takes over from another while connections are active: nobody notices, nothing is lost, and a new instance that
+//! fails changes nothing.
 
 mod common;
 
@@ -22,14 +22,14 @@ fn admitted(status: &Value) -> u64 {
     status["flows"]["admitted"].as_u64().expect("a number of flows")
 }
 
-/// Connections that are accelerated and stay open.
+/// Accelerated connections that stay open.
 fn hold(arena: &Arena, connections: &str) -> Traffic {
     let mut hold = arena.traffic(&["hold", "--connections", connections]);
     hold.wait_for_line("holding", 1);
     hold
 }
 
-/// The end of an instance whose connections have ended.
+/// Waits for an instance whose connections have ended to exit.
 fn over(tool: Tool) -> ToolReport {
     let report = tool.wait();
     report.assert_success();
@@ -51,7 +51,7 @@ fn connections_stay_with_the_old_instance_and_new_ones_are_taken_by_the_new_one(
     let mut later = hold(&arena, "30");
     assert_eq!(admitted(&status(&arena)), 30);
 
-    // Each is accelerated by its own instance.
+    // Each connection is accelerated by its own instance.
     let before = arena.loopback_bytes();
     earlier.send_line("");
     earlier.wait_for_line("echoed", 1);
@@ -73,7 +73,7 @@ fn connections_stay_with_the_old_instance_and_new_ones_are_taken_by_the_new_one(
     assert_eq!(report.counter("refused_taken"), 0, "{}", report.transcript);
 }
 
-/// Runs a workload that compares every byte while one instance after the other takes over.
+/// Runs a workload that compares every byte while one instance after another takes over.
 fn follow_each_other(arguments: &[&str]) {
     let arena = Arena::new();
     let mut newest = Tool::start(&arena, &[]);
@@ -83,7 +83,7 @@ fn follow_each_other(arguments: &[&str]) {
         let next = Tool::start(&arena, &["--replace"]);
         newest.wait_for_line("handed over", 1);
         ended.push(std::mem::replace(&mut newest, next));
-        // In the middle of what the last one has begun.
+        // Amid the connections begun under the previous one.
         thread::sleep(Duration::from_millis(700));
     }
     traffic.finish();
@@ -167,13 +167,13 @@ fn a_new_instance_that_fails_leaves_the_old_one_in_charge() {
     assert!(report.status.success(), "{}", report.transcript);
 }
 
-/// `reload` ends when the new instance is ready, which has the options that it was given.
+/// `reload` returns once the new instance is ready, with the options that it was given.
 #[test]
 fn options_are_reloaded_without_touching_a_connection() {
     let arena = Arena::new();
     let mut old = Tool::start(&arena, &["--metrics", "0"]);
     let earlier = hold(&arena, "10");
-    // The new instance has the streams of `reload` for its own, and outlives it.
+    // The new instance inherits the streams of `reload` and outlives it.
     let mut command = arena.host_command(env!("CARGO_BIN_EXE_sockredir"));
     command.args(["reload", "--exclude-ports", "1-65535", "--cgroup"]);
     command
@@ -237,7 +237,7 @@ print(s.recv(4096).decode())";
     old.stop();
 }
 
-/// One that asks and says nothing more has failed, when the patience of the old instance is over.
+/// A takeover that stalls after its request fails once the old instance's patience is exhausted.
 #[test]
 fn one_that_asks_and_goes_away_changes_nothing() {
     let arena = Arena::new();

@@ -1,7 +1,7 @@
-//! The soak: programs of every kind at once under the tool, with every byte, error and wait compared to what plain TCP gives.
+//! The soak: programs of every kind at once under the tool, with every byte, error and wait checked against plain TCP.
 //!
-//! `make soak` runs it for longer. In the environment, SOCKREDIR_SOAK_MINUTES says for how long and SOCKREDIR_SOAK_SEED which
-//! earlier random choices to make again.
+//! `make soak` runs it for longer. In the environment, SOCKREDIR_SOAK_MINUTES sets the duration, and SOCKREDIR_SOAK_SEED
+//! repeats an earlier run's random choices.
 
 mod common;
 
@@ -16,19 +16,19 @@ use common::{
 };
 
 const TICK: Duration = Duration::from_millis(100);
-/// A quarter of the time, sockets of the namespace have little memory.
+/// A quarter of the time, the namespace's sockets have little memory.
 const ROUND: Duration = Duration::from_secs(8);
 const SQUEEZE: Duration = Duration::from_secs(2);
-/// What a killed program has left unsent outlives it, until its receiver has read it or ends too.
+/// A killed program's unsent data outlives it until the receiver has read it or has ended too.
 const ORPHAN: Duration = Duration::from_secs(30);
-/// Seconds of silence that are a stall: in one test of many, perhaps on a busy machine, which looks for hangs, and
+/// Seconds of silence that count as a stall: as one test among many, perhaps on a busy machine, it looks for hangs only.
 const HANG: &str = "45";
-/// where scans take so much time that a reader may be busy for three seconds. If it has made its buffer small meanwhile, the
-/// window that it then opens may be less than a segment, and TCP sends in it only at its next probe, six seconds later. The slower
-/// the machine, the longer the reader is busy and the rarer the probes are, up to TCP_RTO_MAX, two minutes.
+/// The same for `make soak` with scans, which can keep a reader busy for three seconds. If it has shrunk its buffer meanwhile,
+/// the window that it then opens may be less than a segment, and TCP only sends in it at its next probe, six seconds later.
+/// Slower machines have busier readers and rarer probes, up to TCP_RTO_MAX, two minutes apart.
 const SLOW: &str = "20";
 
-/// At a time.
+/// Concurrent connections.
 const CONNECTIONS: u64 = 300;
 
 fn variable<T: std::str::FromStr>(name: &str) -> Option<T> {
@@ -37,7 +37,7 @@ fn variable<T: std::str::FromStr>(name: &str) -> Option<T> {
     Some(value.unwrap_or_else(|| panic!("{name}={text} is not a number")))
 }
 
-/// The connections that the kernel has given up, by the reason, for whoever looks into a reset.
+/// The connections that the kernel has given up, by reason, to help explain a reset.
 fn given_up(arena: &Arena) -> String {
     let text = arena.in_namespace(|| fs::read_to_string("/proc/thread-self/net/netstat").unwrap());
     let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:"));
@@ -47,17 +47,17 @@ fn given_up(arena: &Arena) -> String {
     aborts.map(|(name, value)| format!("{name} {value}\n")).collect()
 }
 
-/// The workload under the tool, up to its end or a Ctrl-C, and then nothing may be left of it.
+/// Runs the workload under the tool until it ends or Ctrl-C, after which nothing may be left.
 fn soak(seconds_of_minute: u64, tool_arguments: &[&str], traffic_arguments: &[&str]) -> ToolReport {
     soak_with(false, seconds_of_minute, tool_arguments, traffic_arguments)
 }
 
-/// Scans are few on a kernel that they would break, beside so many connections that begin.
+/// Scans are rare on a kernel that they would break, with so many connections starting.
 fn pause_of_scans(arena: &Arena) -> Duration {
     Duration::from_millis(if is_fit_for_scans(arena) { 5 } else { 250 })
 }
 
-/// The workload is one program with servers of both kinds. Whether its sockets block is from now on known of each listener for itself.
+/// The workload is one program with servers of both kinds; from here on blocking is known for each listener separately.
 fn show_that_it_blocks(arena: &Arena) {
     let mut server = arena.traffic(&["serve", "--listener", "blocking", "--accepted", "blocking"]);
     let line = server.wait_for_line("address=", 1);
@@ -67,7 +67,7 @@ fn show_that_it_blocks(arena: &Arena) {
         .finish();
 }
 
-/// As `soak`, where the tool scans for connections to adopt every few milliseconds if `scans`.
+/// As `soak`; with `scans` the tool scans for connections to adopt every few milliseconds.
 fn soak_with(
     scans: bool,
     seconds_of_minute: u64,
@@ -79,14 +79,14 @@ fn soak_with(
         .ceil()
         .to_string();
     let mut arguments = vec!["soak", "--seconds", &seconds];
-    // `make soak` looks for delays too, of five seconds.
+    // `make soak` also looks for delays, with the default stall time of five seconds.
     if minutes.is_none() || (scans && is_slow()) {
         arguments.extend(["--stall", HANG]);
     } else if scans {
         arguments.extend(["--stall", SLOW]);
     }
     arguments.extend(traffic_arguments);
-    // The slower each reader is, the longer windows are shut, and TCP gives up senders that have closed meanwhile.
+    // The slower the readers, the longer windows stay shut, and TCP gives up on senders that have closed in the meantime.
     let connections = work(CONNECTIONS).to_string();
     arguments.extend(["--connections", &connections]);
     let seed = variable::<u64>("SOCKREDIR_SOAK_SEED").map(|seed| seed.to_string());
@@ -120,7 +120,7 @@ fn soak_with(
     }
     let report = traffic.wait();
     println!("{}\n{}", report.transcript, given_up(&arena));
-    // A Ctrl-C ends the tool as well, and with it the maps.
+    // Ctrl-C ends the tool as well, and with it the maps.
     let left = || match interrupts.happened() {
         true => Vec::new(),
         false => ["sockredir_map", "sockredir_flow"].map(map_entries).to_vec(),
@@ -150,7 +150,7 @@ fn soak_with(
     totals
 }
 
-/// A wrong byte, a stall, an error that plain TCP does not give, a warning of the kernel: any of them fails the run.
+/// A wrong byte, a stall, an error that plain TCP does not return, a kernel warning: each fails the run.
 #[test]
 fn programs_of_every_kind_pass_a_soak() {
     let totals = soak(60, &[], &[]);
@@ -171,7 +171,7 @@ fn programs_of_every_kind_pass_a_soak() {
         "drain_no_gain",
         "drain_special",
     ];
-    // On a slow machine some of them may not come about in time.
+    // On a slow machine some of them may not happen in time.
     let rare = rare.iter().filter(|_| !is_slow());
     for reason in usual.iter().chain(rare) {
         assert!(totals.counter(reason) > 0, "no {reason}: {}", totals.transcript);
@@ -180,7 +180,7 @@ fn programs_of_every_kind_pass_a_soak() {
     assert_eq!(totals.counter("messages_dropped"), 0, "{}", totals.transcript);
 }
 
-/// With blocking programs admitted, EAGAIN from a blocking recv is known too.
+/// With blocking programs admitted, EAGAIN from a blocking recv is a known difference too.
 #[test]
 fn programs_of_every_kind_pass_a_soak_with_blocking_ones_admitted() {
     let totals = soak(15, &["--admit", "any"], &["--known", "eagain"]);
@@ -189,7 +189,7 @@ fn programs_of_every_kind_pass_a_soak_with_blocking_ones_admitted() {
     assert_eq!(totals.counter("messages_dropped"), 0, "{}", totals.transcript);
 }
 
-/// Programs that make their sockets non-blocking only when they are connected are adopted in the middle of whatever they do.
+/// Programs that only turn their sockets non-blocking once connected are adopted in the middle of whatever they do.
 #[test]
 fn programs_of_every_kind_pass_a_soak_with_scans_all_the_time() {
     let totals = soak_with(true, 30, &[], &["--late"]);

@@ -1,4 +1,4 @@
-//! The laws under load: order, bounds, wake-ups, and stops and kills in the middle of it.
+//! The laws under load: order, bounds, wake-ups, and stops and kills in mid-traffic.
 
 mod common;
 
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::{Arena, KernelLog, Tool, Traffic, TrafficReport, map_entries, wait_until_gone, work};
 
-/// What a stopped reader leaves behind, on plain TCP and under the tool.
+/// What a stopped reader leaves queued, on plain TCP or under the tool.
 fn stopped(tool_arguments: Option<&[&str]>, traffic_arguments: &[&str]) -> TrafficReport {
     let arena = Arena::new();
     let tool = tool_arguments.map(|arguments| Tool::start(&arena, arguments));
@@ -26,10 +26,10 @@ fn assert_bounded(tool_arguments: &[&str], traffic_arguments: &[&str]) {
     const RUNS: usize = 3;
     let plain = stopped(None, traffic_arguments);
     let most = 2 * plain.value("accepted_max");
-    // What a program sends before anything is read has to have room, as on TCP.
+    // What a program sends before anything is read must fit, as on TCP.
     let least = (plain.value("accepted_max") / 2).min(2 << 20);
     let most_slab = plain.value("slab_bytes_per_connection") + (2 << 20);
-    // The kernel counts slab for the whole machine, so one run within bounds tells more than one beyond.
+    // The kernel only has slab totals for the whole machine, so one run within bounds outweighs others beyond them.
     let within = (0..RUNS).any(|_| {
         let accelerated = stopped(Some(tool_arguments), traffic_arguments);
         for name in ["accepted_max", "messages_max", "slab_bytes_per_connection"] {
@@ -62,7 +62,7 @@ fn every_byte_arrives_in_order_while_flows_change_their_nature() {
     totals.assert_above("messages_order", 0);
 }
 
-/// A message that is taken back goes to TCP after another thread's message was redirected: what follows it must wait for it.
+/// A message taken back goes to TCP after another thread's message was redirected: what follows must wait for it.
 #[test]
 fn threads_that_send_on_one_socket_keep_their_order() {
     let arena = Arena::new();
@@ -75,8 +75,8 @@ fn threads_that_send_on_one_socket_keep_their_order() {
     totals.assert_above("messages_redirected", 1000);
 }
 
-/// As above, with the one moment brought about that matters. The rules take so long for each packet that another thread is
-/// awake before the one that gave up the socket's lock goes on.
+/// As above, with the critical moment forced. Packet rules slow each packet down so much that another thread wakes up
+/// before the one that released the socket's lock continues.
 #[test]
 fn a_message_that_is_sent_late_is_not_overtaken() {
     let arena = Arena::new();
@@ -110,7 +110,7 @@ fn a_reader_that_stops_bounds_what_is_sent_byte_by_byte() {
     assert_bounded(&[], &["--size", "1", "--warmup", "rr"]);
 }
 
-/// A socket whose queue is larger than its buffers loses what arrives while a thread uses it, window updates too.
+/// A socket whose queue exceeds its buffers drops what arrives while a thread uses it, window updates included.
 #[test]
 fn the_queue_of_a_reader_that_stops_stays_within_its_buffers() {
     let arena = Arena::new();
@@ -128,7 +128,7 @@ fn the_queue_of_a_reader_that_stops_stays_within_its_buffers() {
     arena.traffic(&[&arguments[..], &[&number]].concat()).finish();
     let totals = tool.stop();
     println!("{}", totals.transcript);
-    // 128 KiB of receive buffer, 4 of send buffer; and what goes to and fro before and after
+    // 128 KiB of receive buffer, 4 of send buffer, and the exchanges before and after
     totals.assert_above("messages_limit_bytes", 0);
     assert!(
         totals.counter("bytes_redirected") < connections * (256 << 10),
@@ -137,8 +137,8 @@ fn the_queue_of_a_reader_that_stops_stays_within_its_buffers() {
     );
 }
 
-/// Messages of one byte that are answered are never a one-way run: only their number stops them. TCP then carries so many
-/// tiny segments that the kernel drops some and sends them again together with others: no byte may arrive twice.
+/// One-byte messages with answers are never a one-way run: only their number stops them. TCP then carries so many tiny
+/// segments that the kernel drops some and retransmits them merged with others: no byte may arrive twice.
 #[test]
 fn tiny_messages_that_nobody_reads_are_bounded_in_number_and_arrive_once() {
     let arena = Arena::new();
@@ -167,7 +167,7 @@ fn tiny_messages_that_nobody_reads_are_bounded_in_number_and_arrive_once() {
     );
 }
 
-/// The socket map takes whole segments, even those that begin with bytes that have been received: they are cut off.
+/// The socket map gets whole segments, even if they begin with bytes already received: those are cut off.
 #[test]
 fn bytes_that_tcp_sends_again_arrive_once() {
     let arena = Arena::new();
@@ -203,14 +203,14 @@ fn readers_that_wait_for_edges_or_ask_before_they_read_never_stall() {
     totals.assert_above("messages_redirected", work(work(100_000)));
 }
 
-/// A tool that redirects messages at this very moment.
+/// A tool that is redirecting messages at this very moment.
 fn busy_tool(arena: &Arena) -> Tool {
     let mut tool = Tool::start(arena, &["--interval", "1"]);
     tool.wait_for_line("messages_redirected", 1);
     tool
 }
 
-/// Starts, stops and kills under traffic: the traffic must not notice, nor may anything be left once it has gone.
+/// Starts, stops and kills under traffic: the traffic must not notice, and nothing may be left once it has ended.
 #[test]
 fn starts_stops_and_kills_lose_nothing() {
     let mut log = KernelLog::mark();
@@ -264,7 +264,7 @@ fn thousands_of_connections_leave_nothing_behind() {
     assert_eq!(log.warnings(), Vec::<String>::new());
 }
 
-/// Accelerated connections whose readers have stopped, with data unread, until a line tells them to go on.
+/// Accelerated connections whose readers have stopped, with unread data, until a line releases them.
 fn stopped_until_told(arena: &Arena) -> Traffic {
     let arguments = [
         "stopped",
@@ -282,8 +282,8 @@ fn stopped_until_told(arena: &Arena) -> Traffic {
     traffic
 }
 
-/// The queue of such a reader never falls to where redirection goes on, and no interrupt shows that its end has drained: half the
-/// speed of plain TCP, if its sender stays in the map for that.
+/// Such a reader's queue never falls to where redirection resumes, and no interrupt shows that its end has drained: half the
+/// speed of plain TCP, if its sender stays in the map until then.
 #[test]
 fn streams_whose_reader_is_always_behind_drain_at_once() {
     let arena = Arena::new();
@@ -295,7 +295,7 @@ fn streams_whose_reader_is_always_behind_drain_at_once() {
     assert!(drained > 0, "{}", report.transcript);
 }
 
-/// A stop does not wait for ever for a program that does not read, and does not take its data away.
+/// A stop neither waits for ever for a program that does not read, nor discards its data.
 #[test]
 fn a_stop_leaves_unread_data_to_its_reader() {
     let arena = Arena::new();
@@ -327,7 +327,7 @@ fn a_second_signal_skips_the_wait() {
     traffic.finish();
 }
 
-/// Flows that stay open over a stop are plain TCP afterwards: out of the map, with no program of ours left behind.
+/// Flows that stay open across a stop are plain TCP afterwards: out of the map, with none of our programs left.
 #[test]
 fn idle_connections_are_released_by_a_stop() {
     let arena = Arena::new();

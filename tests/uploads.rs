@@ -1,5 +1,5 @@
-//! Uploads that are refused: a server reads a part, answers, shuts down its sending side, and ends later without reading the
-//! rest. Who sends to it must be told as on plain TCP, and only then.
+//! Refused uploads: a server reads a part, answers, shuts down its sending side, and ends later without reading the rest.
+//! The sender must get its error as on plain TCP, and no earlier.
 
 mod common;
 
@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 
 use common::{Arena, Tool, ToolReport, TrafficReport, patience, work};
 
-/// More than any sender on plain TCP waits longer than another with the same seed.
+/// More than any sender on plain TCP varies between runs with the same seed.
 const LATER: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// What scans would do is none of this.
+/// Keeps scans out of this test.
 const STILL: [&str; 2] = ["--adopt", "off"];
 
-/// By connection: the error that its sender got, and how many milliseconds after the end of its reader.
+/// By connection: the error that the sender got, and the milliseconds since the end of its reader.
 fn told(report: &TrafficReport) -> BTreeMap<u64, (i32, u64)> {
     let lines = report.stdout.iter().filter_map(|line| line.strip_prefix("told="));
     let told = |line: &str| {
@@ -33,7 +33,7 @@ fn refuse(arena: &Arena, count: u64, arguments: &[&str]) -> TrafficReport {
     arena.traffic(&[&usual[..], arguments].concat()).finish()
 }
 
-/// The same on plain TCP and under the tool: each sender gets the same error, not a second later.
+/// Runs on plain TCP and under the tool: each sender gets the same error, at most a second later.
 fn assert_told_as_on_tcp(count: u64, tool_arguments: &[&str], arguments: &[&str]) -> ToolReport {
     let plain = told(&refuse(&Arena::new(), count, arguments));
     assert_eq!(plain.len() as u64, count);
@@ -58,11 +58,11 @@ fn assert_told_as_on_tcp(count: u64, tool_arguments: &[&str], arguments: &[&str]
     report
 }
 
-/// By close, by a kill, by the close of another process that holds the socket, and by close after it has read some more, at
-/// once and up to five seconds after its shutdown; messages of a byte to a megabyte, waiting for room or for the error only.
+/// By close, by a kill, by the close of another process that holds the socket, and by close after reading some more, at once
+/// and up to five seconds after the shutdown; messages from a byte to a megabyte, waiting for room or just for the error.
 #[test]
 fn who_sends_to_a_reader_that_half_closes_and_ends_is_told_as_on_tcp() {
-    // Each is a process or two of its own.
+    // Each takes a process or two of its own.
     let count = work(work(400));
     let report = assert_told_as_on_tcp(count, &[], &[]);
     report.assert_above("resets_unread", count / 2);
@@ -84,7 +84,7 @@ fn it_is_told_while_it_blocks() {
     report.assert_above("resets_unread", work(50));
 }
 
-/// The usual end of a request: nothing of it may be lost, and its sender gets no error, whether it ends first or not.
+/// The usual end of a request: none of it may be lost, and its sender gets no error, no matter which end closes first.
 #[test]
 fn a_reader_that_half_closes_and_reads_on_gets_all() {
     let arena = Arena::new();

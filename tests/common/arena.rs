@@ -1,4 +1,4 @@
-//! Owns the place of a test: a cgroup and a network namespace of its own, gone when the test is.
+//! Owns the environment of a test: a cgroup and a network namespace of its own, removed with the test.
 
 use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
@@ -16,16 +16,16 @@ use super::pace::patience;
 use super::sys;
 use super::traffic::Traffic;
 
-/// Least, usual and most bytes of a socket's buffers.
+/// Minimum, default and maximum size of a socket's buffers, in bytes.
 const BUFFERS: [(&str, &str, &str); 2] = [
     ("tcp_rmem", "4096 131072 33554432", "4096 65536 131072"),
     ("tcp_wmem", "4096 16384 4194304", "4096 8192 16384"),
 ];
-/// How long a cgroup may stay busy after its processes were killed.
+/// How long a cgroup may stay busy after its processes have been killed.
 const REMOVAL: Duration = Duration::from_secs(10);
 
-/// The kernel's BPF objects and memory counters are the whole machine's, so tests with an arena run one after the other;
-/// a test may have several.
+/// BPF objects and the kernel's memory counters are global, so tests with an arena run one at a time; a single test may
+/// have several.
 #[derive(Default)]
 struct Turns {
     holder: Mutex<Option<(ThreadId, usize)>>,
@@ -98,7 +98,7 @@ impl Arena {
         arena
     }
 
-    /// The cgroup beside it, of programs that no tool covers.
+    /// The sibling cgroup, for programs that no tool covers.
     pub fn outside(&self) -> &Path {
         &self.outside
     }
@@ -118,17 +118,17 @@ impl Arena {
         path
     }
 
-    /// The network namespace whose connections are over loopback.
+    /// The network namespace, whose connections go over loopback.
     pub fn network(&self) -> &Network {
         &self.network
     }
 
-    /// What the loopback interface of the namespace has received.
+    /// The bytes that the namespace's loopback interface has received.
     pub fn loopback_bytes(&self) -> u64 {
         self.network.bytes("lo").0
     }
 
-    /// Gives the sockets of the namespace little memory, or as much as usual.
+    /// Gives the namespace's sockets little memory, or the usual amount.
     pub fn squeeze(&self, little: bool) {
         for (name, usual, small) in BUFFERS {
             let path = Path::new("/proc/sys/net/ipv4").join(name);
@@ -138,7 +138,7 @@ impl Arena {
         }
     }
 
-    /// Runs something in a thread that has entered the namespace.
+    /// Runs a closure in a thread that has entered the namespace.
     pub fn in_namespace<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         self.network.inside(work)
     }
@@ -148,7 +148,7 @@ impl Arena {
         self.command_in(&self.inside, program)
     }
 
-    /// A command that will run in the namespace, outside of the cgroup.
+    /// A command that will run in the namespace, outside the cgroup.
     pub fn host_command(&self, program: impl AsRef<OsStr>) -> Command {
         self.command_in(&self.outside, program)
     }
@@ -187,7 +187,7 @@ impl Drop for Arena {
     }
 }
 
-/// Kills what runs in a cgroup and below, and removes it.
+/// Kills everything in a cgroup and below it, and removes it.
 fn remove(cgroup: &Path) -> io::Result<()> {
     let entries = match fs::read_dir(cgroup) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -203,14 +203,14 @@ fn remove(cgroup: &Path) -> io::Result<()> {
         .lines()
         .filter_map(|line| line.parse().ok())
     {
-        // It may have ended by itself.
+        // It may have exited by itself.
         let _ = sys::signal(pid, libc::SIGKILL);
         sys::reap(pid);
     }
     fs::remove_dir(cgroup)
 }
 
-/// Where the cgroup2 hierarchy is mounted, on hybrid hosts too.
+/// The mount points of the cgroup2 hierarchy, on hybrid hosts too.
 pub fn cgroup2_mounts() -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("failed to read /proc/self/mountinfo");
     let mount = |line: &str| {

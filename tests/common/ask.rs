@@ -1,4 +1,4 @@
-//! Owns the asking of a running tool: by its commands, and by its socket.
+//! Owns queries to a running tool: through its commands, and through its socket.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::arena::Arena;
 
-/// A command about the tool on the arena's cgroup, to its end.
+/// Runs a command against the tool on the arena's cgroup to completion.
 pub fn ask(arena: &Arena, arguments: &[&str]) -> Output {
     let mut command = arena.host_command(env!("CARGO_BIN_EXE_sockredir"));
     command.args(arguments).arg("--cgroup").arg(arena.cgroup());
@@ -19,7 +19,7 @@ pub fn ask(arena: &Arena, arguments: &[&str]) -> Output {
         .expect("failed to run sockredir")
 }
 
-/// What a command says, which must be a success without a word of complaint.
+/// A command's output; it must succeed without printing an error.
 pub fn text(arena: &Arena, arguments: &[&str]) -> String {
     let output = ask(arena, arguments);
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -35,7 +35,7 @@ pub fn json(arena: &Arena, arguments: &[&str]) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
-/// Whether `doctor` finds the kernel fit for scans of its TCP sockets. No tool may run on the arena's cgroup.
+/// Asks `doctor` if the kernel can scan its TCP sockets safely. No tool may be running on the arena's cgroup.
 pub fn is_fit_for_scans(arena: &Arena) -> bool {
     let doctor = json(arena, &["doctor"]);
     let mut checks = doctor["checks"].as_array().expect("checks").iter();
@@ -45,7 +45,7 @@ pub fn is_fit_for_scans(arena: &Arena) -> bool {
     scans["result"] == "ok"
 }
 
-/// Where the tool on the arena's cgroup is asked.
+/// The control socket of the tool on the arena's cgroup.
 pub fn control_socket(arena: &Arena) -> PathBuf {
     let cgroup = fs::metadata(arena.cgroup()).expect("the cgroup is there");
     PathBuf::from(format!("/run/sockredir/{}.sock", cgroup.ino()))

@@ -1,4 +1,4 @@
-//! Owns what the kernel says: which BPF objects of ours it holds, and what it warned of.
+//! Owns what the kernel reports: which of our BPF objects it holds, and which warnings it has logged.
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
@@ -15,7 +15,7 @@ use super::pace::patience;
 
 const PREFIX: &str = "sockredir";
 
-/// What was there before this process had an arena is another one's.
+/// Objects that existed before this process had an arena belong to someone else.
 static EARLIER: LazyLock<Vec<Object>> = LazyLock::new(all_objects);
 
 #[derive(PartialEq, Eq)]
@@ -25,12 +25,12 @@ struct Object {
     name: String,
 }
 
-/// Takes note of the objects that belong to others.
+/// Records the objects that belong to others.
 pub fn remember_earlier_objects() {
     LazyLock::force(&EARLIER);
 }
 
-/// The programs and maps that carry our name, and the links of such programs.
+/// The programs and maps that carry our name, and the links of those programs.
 fn all_objects() -> Vec<Object> {
     let object = |kind, id, name: &OsStr| Object {
         kind,
@@ -65,14 +65,14 @@ fn our_objects() -> impl Iterator<Item = Object> {
         .filter(|object| !EARLIER.contains(object))
 }
 
-/// The programs, maps and links that the tools of this test process have brought into the kernel.
+/// The programs, maps and links that this test process's tools have loaded.
 pub fn kernel_objects() -> Vec<String> {
     our_objects()
         .map(|object| format!("{} {} {}", object.kind, object.id, object.name))
         .collect()
 }
 
-/// How many entries the maps of this name hold.
+/// The number of entries in all maps of this name.
 pub fn map_entries(name: &str) -> usize {
     let maps: Vec<_> = our_objects()
         .filter(|object| object.kind == "map" && object.name == name)
@@ -86,7 +86,7 @@ pub fn map_entries(name: &str) -> usize {
     entries.sum()
 }
 
-/// Waits until none of our objects is left; the kernel frees them some time after their last user.
+/// Waits until none of our objects is left; the kernel frees them some time after their last user is gone.
 pub fn wait_until_gone(within: Duration) {
     let deadline = Instant::now() + patience(within);
     loop {
@@ -102,11 +102,11 @@ pub fn wait_until_gone(within: Duration) {
     }
 }
 
-/// A place in the kernel log.
+/// A position in the kernel log.
 pub struct KernelLog(File);
 
 impl KernelLog {
-    /// The end of the log as it is now.
+    /// The current end of the log.
     pub fn mark() -> Self {
         let file = OpenOptions::new()
             .read(true)
@@ -118,14 +118,14 @@ impl KernelLog {
         Self(file)
     }
 
-    /// The warnings since the mark that concern a network or BPF fault; the mark moves to the end.
+    /// Returns the warnings since the mark about a network or BPF fault, and moves the mark to the end.
     pub fn warnings(&mut self) -> Vec<String> {
         let mut warnings = Vec::new();
         let mut record = vec![0; 8192];
         loop {
             match self.0.read(&mut record) {
                 Ok(length) => warnings.extend(warning(&String::from_utf8_lossy(&record[..length]))),
-                // Records were overwritten before they were read: go on with the oldest there is.
+                // Records were overwritten before they were read: continue with the oldest one left.
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return warnings,
@@ -135,7 +135,7 @@ impl KernelLog {
     }
 }
 
-/// The text of a record `priority,sequence,time,flags;text` of level warning or worse that names a fault.
+/// The text of a record `priority,sequence,time,flags;text` at level warning or worse that names a fault.
 pub fn warning(record: &str) -> Option<String> {
     const WARNING: u32 = 4;
     const SIGNS: [&str; 14] = [
@@ -157,6 +157,6 @@ pub fn warning(record: &str) -> Option<String> {
     let (header, text) = record.split_once(';')?;
     let priority: u32 = header.split(',').next()?.parse().ok()?;
     let text = text.lines().next().unwrap_or_default();
-    // The upper bits are the facility.
+    // The upper bits hold the facility.
     (priority % 8 <= WARNING && SIGNS.iter().any(|sign| text.contains(sign))).then(|| text.to_string())
 }

@@ -1,4 +1,4 @@
-//! The harness of the integration tests: places to run in, the programs that run there, and what the kernel says of them.
+//! The harness of the integration tests: environments, the programs that run in them, and what the kernel reports about them.
 #![allow(
     dead_code,
     unused_imports,

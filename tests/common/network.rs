@@ -1,4 +1,4 @@
-//! Owns network namespaces: made without a name, reached by descriptor, gone with their last user.
+//! Owns network namespaces: created without a name, reached by descriptor, gone with their last user.
 
 use std::fs::File;
 use std::io;
@@ -9,12 +9,12 @@ use std::thread;
 
 use super::sys;
 
-/// A network namespace; it lasts as long as one of its copies and the processes in it.
+/// A network namespace; it lives as long as any of its copies or any process in it.
 #[derive(Clone)]
 pub struct Network(Arc<OwnedFd>);
 
 impl Network {
-    /// A new one, with loopback up.
+    /// Creates one with loopback up.
     pub fn new() -> Self {
         let maker = thread::spawn(|| {
             sys::unshare_network()?;
@@ -27,19 +27,19 @@ impl Network {
         Self(Arc::new(made.expect("failed to make a network namespace")))
     }
 
-    /// That of a process.
+    /// The network namespace of a process.
     pub fn of(pid: u32) -> Self {
         let file = File::open(format!("/proc/{pid}/ns/net"));
         let file = file.unwrap_or_else(|error| panic!("failed to open the namespace of {pid}: {error}"));
         Self(Arc::new(file.into()))
     }
 
-    /// Where `ip` finds it, while this process lives.
+    /// A path under which `ip` can find it while this process lives.
     pub fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }
 
-    /// Runs something in a thread that has entered it.
+    /// Runs a closure in a thread that has entered it.
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let inside = scope.spawn(|| {
@@ -50,12 +50,12 @@ impl Network {
         })
     }
 
-    /// Lets a command begin in it, and in the cgroup whose `cgroup.procs` is open.
+    /// Starts a command in it, and in the cgroup whose `cgroup.procs` is open.
     pub fn take(&self, command: &mut Command, procs: File) {
         sys::start_inside(command, procs, Arc::clone(&self.0));
     }
 
-    /// Runs a command line of words in it, which must succeed, for what it prints.
+    /// Runs a whitespace-separated command line in it and returns its output; failure panics.
     pub fn run(&self, line: &str) -> String {
         let mut words = line.split_whitespace();
         let mut command = Command::new(words.next().expect("a program"));
@@ -76,9 +76,9 @@ impl Network {
         text
     }
 
-    /// Gives it rules of nftables.
+    /// Loads an nftables ruleset into it.
     pub fn filter(&self, rules: &str) {
-        // It wants each block to end its line.
+        // nft wants a line break after each block.
         let rules = rules.replace('}', "}\n");
         let output = self.inside(|| Command::new("nft").arg(rules).output());
         let output = output.expect("failed to run nft");
@@ -96,7 +96,7 @@ impl Network {
             .unwrap_or_else(|error| panic!("failed to set {name}: {error}"));
     }
 
-    /// What an interface has received and sent.
+    /// The bytes that an interface has received and sent.
     pub fn bytes(&self, interface: &str) -> (u64, u64) {
         let text = self.inside(|| std::fs::read_to_string("/proc/thread-self/net/dev"));
         let text = text.expect("failed to read the counters of the interfaces");

@@ -1,10 +1,10 @@
-//! Owns the pace of the machine: where it is slow, as an emulated one, tests wait longer and do less.
+//! Owns the pace of the machine: on a slow one, such as an emulated one, tests wait longer and do less.
 
 use std::env;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-/// How many times slower than usual this machine is, as SOCKREDIR_SLOWNESS says in the environment.
+/// How many times slower than usual this machine is, from SOCKREDIR_SLOWNESS in the environment.
 static SLOWNESS: LazyLock<u32> = LazyLock::new(|| {
     let text = env::var("SOCKREDIR_SLOWNESS").unwrap_or_default();
     match text.as_str() {
@@ -19,12 +19,12 @@ pub fn is_slow() -> bool {
     *SLOWNESS > 1
 }
 
-/// How long to wait here, for what usually comes within this time.
+/// Scales a timeout to this machine.
 pub fn patience(usual: Duration) -> Duration {
     usual * *SLOWNESS
 }
 
-/// How much to do here, of what is usually this much. Twice for what is done in a time that is cut down as well.
+/// Scales an amount of work to this machine. Apply it twice to work within a time that is itself cut down.
 pub fn work(usual: u64) -> u64 {
     usual / u64::from(*SLOWNESS)
 }

@@ -1,4 +1,4 @@
-//! Owns a running program: its lines of output as they come, its end within a deadline, and its certain death.
+//! Owns a running program: its output line by line, its exit within a deadline, and its certain death.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -58,7 +58,7 @@ impl Output {
 }
 
 impl Process {
-    /// Starts a command with all of its standard streams in our hands.
+    /// Starts a command with all three standard streams piped to us.
     pub fn start(mut command: Command) -> Self {
         command
             .stdin(Stdio::piped())
@@ -93,19 +93,19 @@ impl Process {
         self.output.lock().stderr.clone()
     }
 
-    /// All that it printed, for the message of a failing test.
+    /// Everything that it has printed, for the message of a failing test.
     pub fn transcript(&self) -> String {
         let lines = self.output.lock();
         let (stdout, stderr) = (lines.stdout.join("\n"), lines.stderr.join("\n"));
         format!("{}\n--- stdout\n{stdout}\n--- stderr\n{stderr}\n---", self.name)
     }
 
-    /// The `count`th line of standard output that begins so, when it is there.
+    /// Waits for the `count`th line of standard output with this prefix.
     pub fn wait_for_line(&mut self, prefix: &str, count: usize, within: Duration) -> String {
         self.wait_for(|lines| &lines.stdout, prefix, count, within)
     }
 
-    /// The first line of standard error that begins so, when it is there.
+    /// Waits for the first line of standard error with this prefix.
     pub fn wait_for_error(&mut self, prefix: &str, within: Duration) -> String {
         self.wait_for(|lines| &lines.stderr, prefix, 1, within)
     }
@@ -158,7 +158,7 @@ impl Process {
     }
 
     pub fn signal(&mut self, signal: i32) {
-        // A child that has ended and was not reaped keeps its pid, so nobody else can be hit.
+        // An unreaped child keeps its pid, so the signal cannot hit another process.
         if matches!(self.child.try_wait(), Ok(None)) {
             sys::signal(self.pid(), signal).unwrap_or_else(|e| panic!("failed to signal {}: {e}", self.name));
         }
@@ -168,7 +168,7 @@ impl Process {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Its end, with all output collected.
+    /// Waits for its exit, with all of its output collected.
     pub fn wait(&mut self, within: Duration) -> ExitStatus {
         let deadline = Instant::now() + patience(within);
         loop {
@@ -185,7 +185,7 @@ impl Process {
     }
 
     pub fn kill(&mut self) {
-        // Both fail when it has ended and was reaped, which is what is wanted.
+        // Both fail if it has exited and been reaped, which is fine.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -196,7 +196,7 @@ impl Process {
         }
     }
 
-    /// Gives a program that has just ended a moment to have said why.
+    /// Gives a program that has just exited a moment for its last words to arrive.
     fn transcript_after_end(&mut self) -> String {
         thread::sleep(Duration::from_millis(200));
         let status = self.child.try_wait();

@@ -1,4 +1,4 @@
-//! Owns commands that run with less than they need: without a capability, a mount, kernel types, loopback or an answer.
+//! Owns commands that run under restrictions: without a capability, a mount, kernel types, loopback or an answer to FIONREAD.
 
 use std::ffi::CString;
 use std::fs;
@@ -14,7 +14,7 @@ fn c_path(path: &Path) -> CString {
     CString::new(path.as_os_str().as_bytes()).expect("a path has no zero byte")
 }
 
-/// The program will not have these capabilities, though root.
+/// Runs the program without these capabilities, even as root.
 pub fn drop_capabilities(command: &mut Command, numbers: &[u64]) {
     let numbers = numbers.to_vec();
     sys::before_exec(command, move || {
@@ -24,7 +24,7 @@ pub fn drop_capabilities(command: &mut Command, numbers: &[u64]) {
     });
 }
 
-/// The program will see no cgroup2 hierarchy.
+/// Hides every cgroup2 hierarchy from the program.
 pub fn hide_cgroup2(command: &mut Command) {
     let mounts: Vec<_> = cgroup2_mounts().iter().map(|path| c_path(path)).collect();
     sys::before_exec(command, move || {
@@ -33,7 +33,7 @@ pub fn hide_cgroup2(command: &mut Command) {
     });
 }
 
-/// The program will not be able to write to any cgroup2 hierarchy.
+/// Makes every cgroup2 hierarchy read-only for the program.
 pub fn lock_cgroup2(command: &mut Command) {
     let mounts: Vec<_> = cgroup2_mounts().iter().map(|path| c_path(path)).collect();
     sys::before_exec(command, move || {
@@ -42,12 +42,12 @@ pub fn lock_cgroup2(command: &mut Command) {
     });
 }
 
-/// The program will run on a kernel whose FIONREAD does not count.
+/// Runs the program on a kernel whose FIONREAD appears not to count.
 pub fn break_fionread(command: &mut Command) {
     sys::before_exec(command, sys::silence_fionread);
 }
 
-/// The program will read these bytes as the types of the kernel.
+/// Gives the program these bytes as the kernel's BTF.
 pub fn replace_btf(command: &mut Command, btf: &[u8]) {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -57,12 +57,12 @@ pub fn replace_btf(command: &mut Command, btf: &[u8]) {
     sys::before_exec(command, move || {
         sys::unshare_mounts()?;
         sys::bind_mount(&file, c"/sys/kernel/btf/vmlinux")?;
-        // The mount keeps the file.
+        // The mount keeps the file alive.
         sys::unlink(&file)
     });
 }
 
-/// The program will be in a network namespace whose loopback interface is down.
+/// Runs the program in a network namespace whose loopback interface is down.
 pub fn without_loopback(command: &mut Command) {
     sys::before_exec(command, sys::unshare_network);
 }

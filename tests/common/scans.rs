@@ -1,4 +1,4 @@
-//! Owns a thread that has a tool scan for connections to adopt, again and again.
+//! Owns a thread that makes a tool scan for connections to adopt, over and over.
 
 use std::io::Write as _;
 use std::os::unix::net::UnixStream;
@@ -17,14 +17,14 @@ pub struct Scans {
 }
 
 impl Scans {
-    /// For the tools that run on the arena's cgroup meanwhile.
+    /// Scans for whatever tool runs on the arena's cgroup in the meantime.
     pub fn begin(arena: &Arena, pause: Duration) -> Self {
         let socket = control_socket(arena);
         let stop = Arc::new(AtomicBool::new(false));
         let until = Arc::clone(&stop);
         let thread = thread::spawn(move || {
             while !until.load(Ordering::Relaxed) {
-                // Nobody waits for the answer, and while no tool runs there is none.
+                // Nobody waits for the answer, and without a running tool there is none.
                 if let Ok(mut asker) = UnixStream::connect(&socket) {
                     let _ = asker.write_all(b"adopt\n");
                 }
@@ -42,7 +42,7 @@ impl Drop for Scans {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            // It has nothing to say.
+            // It returns nothing.
             let _ = thread.join();
         }
     }

@@ -58,7 +58,7 @@ pub fn loopback_up() -> io::Result<()> {
     Ok(())
 }
 
-/// A new tunnel interface of the calling thread's network namespace, which hands over whole IP packets.
+/// Creates a tunnel interface that carries whole IP packets in the calling thread's network namespace.
 pub fn open_tunnel(name: &str) -> io::Result<File> {
     let file = File::options().read(true).write(true).open("/dev/net/tun")?;
     // SAFETY: all bytes zero is a valid ifreq.
@@ -72,7 +72,7 @@ pub fn open_tunnel(name: &str) -> io::Result<File> {
     Ok(file)
 }
 
-/// Whether something can be read from a file within a time.
+/// Waits for a file to become readable; false on timeout.
 pub fn wait_readable(file: &File, within: Duration) -> bool {
     let mut poll = libc::pollfd {
         fd: file.as_raw_fd(),
@@ -83,13 +83,13 @@ pub fn wait_readable(file: &File, within: Duration) -> bool {
     unsafe { libc::poll(&mut poll, 1, within.as_millis() as libc::c_int) > 0 }
 }
 
-/// Runs something in the child before it executes; it must only make system calls.
+/// Runs a closure in the child before exec; it must only make system calls.
 pub fn before_exec(command: &mut Command, work: impl Fn() -> io::Result<()> + Send + Sync + 'static) {
     // SAFETY: the callers in this harness make system calls that are safe between fork and exec, and allocate nothing.
     unsafe { command.pre_exec(work) };
 }
 
-/// Lets the child move into a cgroup (an open `cgroup.procs`) and a network namespace before it executes.
+/// Moves the child into a cgroup (an open `cgroup.procs`) and a network namespace before exec.
 pub fn start_inside(command: &mut Command, procs: File, namespace: Arc<OwnedFd>) {
     before_exec(command, move || {
         // SAFETY: one byte of a constant.
@@ -100,14 +100,14 @@ pub fn start_inside(command: &mut Command, procs: File, namespace: Arc<OwnedFd>)
     });
 }
 
-/// Makes sure that the calling process loses a capability when it executes.
+/// Makes the calling process lose a capability at exec.
 pub fn drop_capability(number: u64) -> io::Result<()> {
     // SAFETY: no pointers.
     check(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) })?;
     Ok(())
 }
 
-/// Gives the calling process mounts of its own; what it changes nobody else sees.
+/// Gives the calling process a private mount namespace.
 pub fn unshare_mounts() -> io::Result<()> {
     // SAFETY: no pointers.
     check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
@@ -131,7 +131,7 @@ pub fn bind_mount(file: &CStr, over: &CStr) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a mount of the calling process read-only for it.
+/// Makes a mount read-only for the calling process.
 pub fn make_read_only(path: &CStr) -> io::Result<()> {
     bind_mount(path, path)?;
     let flags = libc::MS_BIND | libc::MS_REMOUNT | libc::MS_RDONLY;
@@ -141,7 +141,7 @@ pub fn make_read_only(path: &CStr) -> io::Result<()> {
     Ok(())
 }
 
-/// From now on FIONREAD succeeds in the calling process and says nothing, which leaves its answer at 0.
+/// Makes FIONREAD succeed in the calling process without an effect, so its answer stays 0.
 pub fn silence_fionread() -> io::Result<()> {
     let statement = |code: u32, k: u32, skip: u8| libc::sock_filter {
         code: code as u16,
@@ -152,7 +152,7 @@ pub fn silence_fionread() -> io::Result<()> {
     let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
     let equals = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
     let answer = libc::BPF_RET | libc::BPF_K;
-    // Offsets in struct seccomp_data: the number of the call, and the lower half of its second argument.
+    // Offsets in struct seccomp_data: the system call number, and the low half of its second argument.
     let mut filter = [
         statement(load, 0, 0),
         statement(equals, libc::SYS_ioctl as u32, 3),
@@ -188,7 +188,7 @@ pub fn signal(pid: u32, signal: i32) -> io::Result<()> {
     Ok(())
 }
 
-/// Reaps a child that was killed; a process that is no child (any more) is not our business.
+/// Reaps a child that was killed; a pid that is not (or no longer) our child is ignored.
 pub fn reap(pid: u32) {
     // SAFETY: a null status pointer is allowed.
     unsafe { libc::waitpid(pid as libc::pid_t, std::ptr::null_mut(), 0) };
@@ -200,7 +200,7 @@ extern "C" fn interrupt(_signal: i32) {
     INTERRUPTED.store(true, Ordering::SeqCst);
 }
 
-/// While it lives, a Ctrl-C lets the test end by itself and clean up; then it ends the process as it usually does.
+/// While it lives, Ctrl-C lets the test finish by itself and clean up; once dropped, it ends the process as usual.
 pub struct Interrupts {
     usual: libc::sigaction,
 }

@@ -1,4 +1,4 @@
-//! Owns a running `sockredir`: started for an arena, stopped or killed, and the totals that it prints at its end.
+//! Owns a running `sockredir`: started for an arena, stopped or killed, and the totals that it prints on exit.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -24,12 +24,12 @@ pub fn bench_program() -> PathBuf {
 pub struct Tool(Process);
 
 impl Tool {
-    /// Starts the tool for the arena's cgroup, itself outside of it, and waits until it is ready.
+    /// Starts the tool outside the arena's cgroup, to cover it, and waits until it is ready.
     pub fn start(arena: &Arena, arguments: &[&str]) -> Self {
         Self::start_for(arena, arena.cgroup(), arguments)
     }
 
-    /// As `start`, for a cgroup below the arena's. It makes scans on every kernel, unless the arguments say otherwise.
+    /// As `start`, for a cgroup below the arena's. Scans are enabled on every kernel unless the arguments say otherwise.
     pub fn start_for(arena: &Arena, cgroup: &Path, arguments: &[&str]) -> Self {
         let mut command = arena.host_command(env!("CARGO_BIN_EXE_sockredir"));
         command.arg("--cgroup").arg(cgroup).args(arguments);
@@ -39,8 +39,8 @@ impl Tool {
         Self::start_by(command)
     }
 
-    /// As `start`, by a command that becomes the tool. Unless it says otherwise every program is taken as known, and what is learnt
-    /// is forgotten.
+    /// As `start`, through a command that becomes the tool. Unless the command says otherwise, every program counts as known,
+    /// and nothing learnt is kept.
     pub fn start_by(mut command: Command) -> Self {
         for [option, value] in [["--trust-programs", "all"], ["--known-programs", "none"]] {
             if !command.get_args().any(|argument| argument == option) {
@@ -60,7 +60,7 @@ impl Tool {
         self.0.wait_for_line(prefix, count, READY)
     }
 
-    /// Waits for a line of standard error that begins so.
+    /// Waits for a line of standard error with this prefix.
     pub fn wait_for_error(&mut self, prefix: &str, within: Duration) -> String {
         self.0.wait_for_error(prefix, within)
     }
@@ -77,13 +77,13 @@ impl Tool {
         self.0.stdout()
     }
 
-    /// Asks the tool to end and waits for it.
+    /// Asks the tool to stop and waits for it.
     pub fn stop(mut self) -> ToolReport {
         self.0.signal(libc::SIGINT);
         self.wait()
     }
 
-    /// As `stop`, and it must be a success.
+    /// As `stop`; the tool must succeed.
     #[track_caller]
     pub fn end(self) -> ToolReport {
         let report = self.stop();
@@ -91,7 +91,7 @@ impl Tool {
         report
     }
 
-    /// Waits for an end that comes by itself.
+    /// Waits for the tool to exit by itself.
     pub fn wait(mut self) -> ToolReport {
         let status = self.0.wait(STOP);
         ToolReport {
@@ -102,7 +102,7 @@ impl Tool {
         }
     }
 
-    /// Ends the tool without giving it a chance to clean up.
+    /// Kills the tool without a chance to clean up.
     pub fn kill(mut self) {
         self.0.kill();
     }
@@ -116,7 +116,7 @@ pub struct ToolReport {
 }
 
 impl ToolReport {
-    /// Success, without a word of complaint.
+    /// Demands success without any error output.
     #[track_caller]
     pub fn assert_success(&self) {
         assert!(
@@ -126,7 +126,7 @@ impl ToolReport {
         );
     }
 
-    /// A total that the tool printed at its end; one that it did not print is 0.
+    /// A total that the tool printed on exit; 0 if it did not print it.
     pub fn counter(&self, name: &str) -> u64 {
         counter_of(&self.stdout, name).unwrap_or_else(|| panic!("no totals: {}", self.transcript))
     }
@@ -138,7 +138,7 @@ impl ToolReport {
     }
 }
 
-/// The value of a name in the lines after `totals`; none when there are no totals.
+/// The value of a name in the lines after `totals`; `None` without totals.
 pub fn counter_of(stdout: &[String], name: &str) -> Option<u64> {
     let start = stdout.iter().rposition(|line| line.trim() == "totals")?;
     let value = stdout[start + 1..].iter().find_map(|line| {

@@ -1,4 +1,4 @@
-//! Owns a running workload of the example program `traffic` and what it reported.
+//! Owns a running workload of the example program `traffic`, and its report.
 
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::process::Process;
 
-/// More than any workload takes; it has its own deadlines.
+/// Longer than any workload takes; each has its own deadline.
 const DEADLINE: Duration = Duration::from_secs(900);
 const LINE: Duration = Duration::from_secs(120);
 
@@ -42,7 +42,7 @@ impl Traffic {
         self.0.pid()
     }
 
-    /// Waits for the `count`th line that begins so.
+    /// Waits for the `count`th line with this prefix.
     pub fn wait_for_line(&mut self, prefix: &str, count: usize) -> String {
         self.0.wait_for_line(prefix, count, LINE)
     }
@@ -63,14 +63,14 @@ impl Traffic {
         self.0.is_running()
     }
 
-    /// Waits for the end and takes nothing but success.
+    /// Waits for the workload to end, which must be with success.
     pub fn finish(self) -> TrafficReport {
         let report = self.wait();
         assert!(report.is_ok(), "the workload failed: {}", report.transcript);
         report
     }
 
-    /// Waits for the end, whatever it is.
+    /// Waits for the workload to end, whatever its status.
     pub fn wait(mut self) -> TrafficReport {
         self.0.close_stdin();
         let status = self.0.wait(DEADLINE);

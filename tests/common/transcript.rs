@@ -1,8 +1,8 @@
-//! Owns what the example program `scenarios` has written: its lines by scenario, and where two transcripts differ.
+//! Owns the output of the example program `scenarios`: its lines by scenario, and where two transcripts differ.
 
 use std::collections::BTreeMap;
 
-/// What one scenario wrote: its transcript, and how the messages of its warm connections went.
+/// The output of one scenario: its transcript, and which way the messages of its warm connections went.
 #[derive(Clone, Default)]
 pub struct Lines {
     pub log: Vec<String>,
@@ -11,7 +11,7 @@ pub struct Lines {
 
 pub type Transcript = BTreeMap<String, Lines>;
 
-/// The lines of standard output.
+/// Parses standard output.
 pub fn transcript_of(text: &str) -> Transcript {
     let mut transcript = Transcript::new();
     for line in text.lines() {
@@ -30,7 +30,7 @@ pub fn transcript_of(text: &str) -> Transcript {
     transcript
 }
 
-/// The first line that differs; or the first with wrong bytes, so that no other difference hides them.
+/// The first line that differs; wrong bytes come first, so that no other difference hides them.
 pub fn first_difference(plain: Option<&Lines>, accelerated: Option<&Lines>) -> Option<[String; 2]> {
     let [plain, accelerated] =
         [plain, accelerated].map(|side| side.map_or(&[] as &[String], |lines| &lines.log));

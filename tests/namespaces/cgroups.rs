@@ -1,4 +1,4 @@
-//! Several cgroups, cgroups that appear later, and another owner of sockets beside the tool.
+//! Several cgroups, cgroups created later, and another owner of sockets besides the tool.
 
 use std::path::Path;
 use std::process::Command;
@@ -13,7 +13,7 @@ fn echo(arena: &Arena, from: &Path, to: &Path) {
     Traffic::start(client, &["dial", &address, "--count", "50"]).finish();
 }
 
-/// The tool for several cgroups below the arena's.
+/// Starts the tool for several cgroups below the arena's.
 fn tool_for(arena: &Arena, cgroups: &[&Path]) -> Tool {
     let further: Vec<_> = cgroups[1..]
         .iter()
@@ -22,7 +22,7 @@ fn tool_for(arena: &Arena, cgroups: &[&Path]) -> Tool {
     Tool::start_for(arena, cgroups[0], &further)
 }
 
-/// What the instance on a cgroup answers.
+/// The answer of the instance on a cgroup.
 fn ask(arena: &Arena, command: &str, cgroup: &Path) -> serde_json::Value {
     let mut asker = arena.host_command(env!("CARGO_BIN_EXE_sockredir"));
     asker.args([command, "--json", "--cgroup"]).arg(cgroup);
@@ -50,7 +50,7 @@ fn connections_within_and_between_several_cgroups_are_taken_and_no_others() {
     assert_eq!(report.counter("ends_inserted"), 4, "{}", report.transcript);
 }
 
-/// What the tool tells of sockets is of all of its cgroups.
+/// The tool's reports on sockets cover all of its cgroups.
 #[test]
 fn flows_of_several_cgroups_are_listed_by_either() {
     let arena = Arena::new();
@@ -130,8 +130,8 @@ fn cgroups_that_appear_later_are_covered() {
     );
 }
 
-/// Another program that puts sockets into a map, and is attached to a cgroup above: here it is a second instance. Whoever comes
-/// first has the socket; the other one counts why it has not, and nothing is lost.
+/// Another program that puts sockets into a map, attached to a parent cgroup: here it is a second instance. The first comer
+/// gets the socket, the other one counts why it did not, and nothing is lost.
 #[test]
 fn a_socket_that_another_program_has_is_left_to_it() {
     let arena = Arena::new();

@@ -1,5 +1,5 @@
-//! Two connections that are not one are never joined, however alike they are made; one that is, and began in an unusual way,
-//! is joined rightly or not at all.
+//! Two different connections are never joined, however alike they are made; a single connection set up in an unusual way is
+//! joined correctly or not at all.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use crate::stage::{Bridge, SERVER, begin, dial, serve, tool};
 
 const STEP: Duration = Duration::from_millis(10);
 
-/// Two networks with the same addresses: 3,000 connections with the same ports at the same time, every byte of them compared.
+/// Two networks with the same addresses: 3,000 connections with the same ports at the same time, with every byte compared.
 #[test]
 fn equal_addresses_in_two_namespaces_stay_two() {
     let arena = Arena::new();
@@ -37,8 +37,8 @@ fn equal_addresses_in_two_namespaces_stay_two() {
     report.assert_above("messages_redirected", 15_000);
 }
 
-/// Whoever stands between two hosts can make two connections whose sequence numbers fit. What it passes on must go on passing
-/// through it: it may change it, count it, or take it for itself.
+/// A man in the middle can give two connections matching sequence numbers. What it relays must keep going through it, as it
+/// may alter the data, count it, or keep it.
 #[test]
 fn what_a_relay_in_user_space_passes_on_goes_on_passing_through_it() {
     let arena = Arena::new();
@@ -60,8 +60,8 @@ fn what_a_relay_in_user_space_passes_on_goes_on_passing_through_it() {
     assert_eq!(report.counter("bytes_redirected"), 0, "{}", report.transcript);
 }
 
-/// A user who is root in namespaces of its own chooses the sequence numbers of both ends: the second connection with the same
-/// ones is refused, and the first is left as it is.
+/// A user who is root in its own namespaces picks the sequence numbers of both ends: a second connection with the same ones
+/// is refused, and the first stays as it is.
 #[test]
 fn a_second_connection_with_the_same_sequence_numbers_is_refused() {
     let arena = Arena::new();
@@ -81,8 +81,8 @@ fn a_second_connection_with_the_same_sequence_numbers_is_refused() {
     assert_eq!(report.counter("ends_inserted"), 1, "{}", report.transcript);
 }
 
-/// As above, but with servers that are: each connection has its own numbers at the other end, unless two with the same
-/// addresses are accepted in the same 64 ns, which is the step of the clock in the kernel's sequence numbers.
+/// As above, but with accepting servers: each connection gets its own numbers from the other end, unless two with the
+/// same addresses are accepted within 64 ns, the clock step of the kernel's sequence numbers.
 #[test]
 fn connections_whose_first_sequence_number_is_set_are_joined_rightly() {
     let arena = Arena::new();
@@ -110,7 +110,7 @@ fn connections_whose_first_sequence_number_is_set_are_joined_rightly() {
     );
 }
 
-/// In repair mode a socket is established without its peer, with numbers that its program chooses.
+/// In repair mode a socket is established without its peer, with numbers that its program picks.
 #[test]
 fn connections_that_are_restored_stay_on_tcp() {
     let arena = Arena::new();
@@ -124,7 +124,7 @@ fn connections_that_are_restored_stay_on_tcp() {
     assert_eq!(report.counter("ends_inserted"), 0, "{}", report.transcript);
 }
 
-/// A user who is root in a user namespace and a network namespace, as the programs of a container without privileges are.
+/// A user who is root in a user and a network namespace, like the programs of an unprivileged container.
 struct User {
     holder: Process,
     network: Network,
@@ -149,7 +149,7 @@ impl User {
     }
 }
 
-/// Echoes between two hosts that were prepared, and what the tool made of them.
+/// Echoes between two prepared hosts, and the tool's report.
 fn echoes(
     prepare: impl FnOnce(&Network, &Network),
     server_arguments: &[&str],
@@ -182,7 +182,7 @@ fn connections_from_syn_cookies_are_joined_rightly() {
     );
 }
 
-/// The accepted end is established before the connecting one, so it finds no record of it.
+/// The accepted end is established before the connecting one, so it finds no record of that.
 #[test]
 fn connections_with_data_in_the_syn_stay_on_tcp() {
     let fast = |client: &Network, server: &Network| {
@@ -190,7 +190,7 @@ fn connections_with_data_in_the_syn_stay_on_tcp() {
         server.set("ipv4/tcp_fastopen", "2");
     };
     let report = echoes(fast, &["--fast-open"], &["--fast-open", "--rounds", "3"]);
-    // The first one fetches the cookie.
+    // The first connection obtains the fast-open cookie.
     assert_eq!(report.counter("refused_unpaired"), 2, "{}", report.transcript);
     assert_eq!(report.counter("tcp_only_no_mate"), 2, "{}", report.transcript);
     assert_eq!(
@@ -206,7 +206,7 @@ fn connections_with_data_in_the_syn_stay_on_tcp() {
 fn connections_that_both_ends_open_stay_on_tcp() {
     let arena = Arena::new();
     let hosts = [(); 2].map(|()| Network::new());
-    // Each SYN is under way when the other one is sent.
+    // Each SYN is in flight when the other one is sent.
     let _relay = Relay::between(&hosts[0], &hosts[1], Duration::from_millis(300));
     let tool = tool(&arena, &[]);
     let one = ["--source", "10.0.0.1:5000", "--count", "0"];
@@ -223,7 +223,7 @@ fn connections_that_both_ends_open_stay_on_tcp() {
     assert_eq!(report.counter("ends_inserted"), 0, "{}", report.transcript);
 }
 
-/// A guard against floods answers for the server with a sequence number of its own, and rewrites those of every packet.
+/// A SYN proxy answers for the server with a sequence number of its own, and rewrites those of every packet.
 #[test]
 fn connections_whose_sequence_numbers_are_rewritten_stay_on_tcp() {
     const RULES: &str = "table ip guard {

@@ -1,4 +1,4 @@
-//! Across network namespaces: what is taken, what is never joined, and what connections to elsewhere cost.
+//! Across network namespaces: what is accelerated, what is never joined, and what connections to elsewhere cost.
 
 #[path = "../common/mod.rs"]
 mod common;

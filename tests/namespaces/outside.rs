@@ -1,4 +1,4 @@
-//! Connections whose other end is on no host of ours: in a namespace, whose programs the tool does not cover.
+//! Connections whose peer is not on a host of ours, but in a namespace whose programs the tool does not cover.
 
 use crate::common::{Arena, Network, Traffic, work};
 use crate::stage::{Bridge, SERVER, dial, serve, serve_in, tool};
@@ -6,7 +6,7 @@ use crate::stage::{Bridge, SERVER, dial, serve, serve_in, tool};
 /// How many connections are refused between two that are tried, once a service is known to be elsewhere.
 const SAMPLE: u64 = 64;
 
-/// A client and a place for a server, in namespaces.
+/// A client, and room for a server, in namespaces.
 struct Place {
     client: Network,
     there: Network,
@@ -27,12 +27,12 @@ impl Place {
         }
     }
 
-    /// A server that the tool does not cover.
+    /// A server outside the tool's coverage.
     fn serve_outside(&self) -> Traffic {
         serve_in(&self.arena, self.arena.outside(), &self.there, SERVER)
     }
 
-    /// How many microseconds a client took.
+    /// The microseconds that a client took.
     fn dial(&self, arguments: &[&str]) -> u64 {
         dial(&self.arena, &self.client, SERVER, arguments).value("microseconds")
     }
@@ -73,7 +73,7 @@ fn a_service_elsewhere_is_only_sampled_until_it_is_here() {
     report.assert_above("admitted_request_response", 640 - 4 * SAMPLE);
 }
 
-/// What the tool costs connections that it cannot accelerate, as printed: the time of a client in the cgroup in that of one
+/// Prints what the tool costs connections that it cannot accelerate: the time of a client in the cgroup relative to one
 /// outside of it.
 #[test]
 fn the_cost_of_connections_to_elsewhere_is_told() {
@@ -82,7 +82,7 @@ fn the_cost_of_connections_to_elsewhere_is_told() {
     place.client.set("ipv4/tcp_tw_reuse", "1");
     let _server = place.serve_outside();
     let tool = tool(&place.arena, &[]);
-    // What is remembered of the service is the subject, not how it is learnt.
+    // This measures the remembered result, not how it is learnt.
     place.dial(&["--count", "1", "--rounds", "20"]);
     for (what, arguments) in [
         ("one connection, 1 KiB", ["--count", "5000", "--size", "1024"]),

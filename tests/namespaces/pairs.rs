@@ -1,4 +1,4 @@
-//! Connections between namespaces of this host, whatever carries them.
+//! Connections between namespaces of this host, over any kind of network.
 
 use std::thread;
 use std::time::Duration;
@@ -7,11 +7,11 @@ use crate::common::{Arena, Network, Tool, ToolReport, Traffic, patience};
 use crate::stage::{Bridge, SERVER, SERVICE, begin, dial, serve, tool};
 
 const ECHOES: [&str; 4] = ["--count", "2000", "--size", "4096"];
-/// A translation that is forgotten after 15 seconds without a packet is gone then, even if it was made somewhat later.
+/// A translation that expires after 15 seconds without a packet is gone by then, even if it was created a little later.
 const FORGOTTEN: Duration = Duration::from_secs(20);
 const PAYLOAD: u64 = 2 * 2000 * 4096;
 
-/// What the interface of the client has carried in all, for echoes from there to an address.
+/// The total bytes on the client's interface for echoes to an address.
 fn carried(arena: &Arena, client: &Network, address: &str) -> u64 {
     let (received, sent) = client.bytes("eth0");
     let report = dial(arena, client, address, &ECHOES);
@@ -34,7 +34,7 @@ fn assert_bypassed(carried: u64, report: &ToolReport) {
     );
 }
 
-/// By way of a bridge, to an address, under the tool.
+/// Echoes over a bridge, to an address, under the tool.
 fn over_a_bridge(listen: &str, dialled: &str, prepare: impl FnOnce(&Bridge)) {
     let arena = Arena::new();
     let bridge = Bridge::new();
@@ -63,7 +63,7 @@ fn connections_whose_addresses_are_translated_bypass_the_router() {
     over_a_bridge(SERVER, SERVICE, |bridge| bridge.translate(true));
 }
 
-/// A reset goes the way of the other packets of the end that has closed: out of its namespace, and translated.
+/// A reset takes the path of the closed end's other packets: out of its namespace, and translated.
 #[test]
 fn who_sends_to_another_namespace_is_told_that_nobody_reads() {
     for (dialled, translate) in [(SERVER, None), (SERVICE, Some(false)), (SERVICE, Some(true))] {
@@ -120,8 +120,8 @@ fn connections_over_macvlan_bypass_it() {
     assert_bypassed(carried, &tool.end());
 }
 
-/// By default a connection that leaves its namespace is left alone, also where that shows at the server's end only: a host
-/// that publishes a port of a container translates after the route over loopback was chosen.
+/// By default a connection that leaves its namespace is left alone, even if only the server's end can tell: a host that
+/// publishes a container's port translates after the route over loopback was chosen.
 #[test]
 fn the_scope_loopback_takes_no_connection_that_leaves_its_namespace() {
     let arena = Arena::new();
@@ -146,7 +146,7 @@ fn the_scope_loopback_takes_no_connection_that_leaves_its_namespace() {
     assert_eq!(report.counter("tcp_only_no_mate"), 1, "{}", report.transcript);
 }
 
-/// The port of the server behind the translation is its own, which only its end knows.
+/// Behind the translation the server has a port of its own, which only its end knows.
 #[test]
 fn a_port_behind_a_translation_is_excluded_at_its_own_end() {
     let arena = Arena::new();
@@ -161,8 +161,8 @@ fn a_port_behind_a_translation_is_excluded_at_its_own_end() {
     assert_eq!(report.counter("bytes_redirected"), 0, "{}", report.transcript);
 }
 
-/// What translates the addresses forgets a connection that looks idle; what comes then is not translated any more and the
-/// connection is lost. An accelerated one must not look so while it is used.
+/// The address translator forgets a connection that looks idle; later packets are no longer translated, and the
+/// connection is lost. An accelerated connection must not look idle while it is in use.
 #[test]
 fn a_translation_lasts_as_long_as_the_accelerated_connection_is_used() {
     let arena = Arena::new();

@@ -1,4 +1,4 @@
-//! A pod's worth of real programs: wrk in one namespace, HAProxy behind a translated service address in another, nginx in a
+//! A typical pod of real programs: wrk in one namespace, HAProxy behind a translated service address in another, nginx in a
 //! third.
 
 use std::fs;
@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use crate::common::{Arena, Network, Process, Tool, patience};
 use crate::stage::{Bridge, SERVICE, tool};
 
-/// Of the one file that is served.
+/// Size of the one file that is served.
 const BODY: usize = 20_000;
 const READY: Duration = Duration::from_secs(30);
 const STEP: Duration = Duration::from_millis(20);
-/// More than any client takes.
+/// Longer than any client takes.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 struct Place {
@@ -55,7 +55,7 @@ impl Place {
         place
     }
 
-    /// A client in its namespace.
+    /// A client program in its namespace.
     fn client(&self, program: &str) -> Command {
         let mut command = self.arena.command_at(&self.client, self.arena.cgroup(), program);
         command.current_dir(&self.folder.0);
@@ -74,7 +74,7 @@ impl Place {
         }
     }
 
-    /// So many bodies over one connection; false if one of them did not come. Those that come must be right.
+    /// Fetches this many bodies over one connection; false if one did not arrive. Those that do must be right.
     fn fetch(&self, count: usize) -> bool {
         let mut command = self.client("curl");
         command.args(["--silent", "--fail", "--fail-early", "--max-time", "20"]);
@@ -97,7 +97,7 @@ impl Place {
         is_fetched
     }
 
-    /// Asks for the body as often as it comes, and says how often that was in a second.
+    /// Requests the body as often as possible; prints the rate per second.
     fn load(&self, seconds: u64) -> Process {
         let mut command = self.client("wrk");
         command.args(["--threads", "1", "--connections", "20", "--timeout", "10s"]);
@@ -109,7 +109,7 @@ impl Place {
         Process::start(command)
     }
 
-    /// What the three hosts have sent and received by their interfaces.
+    /// The bytes sent and received on the interfaces of the three hosts.
     fn carried(&self) -> u64 {
         let hosts = [&self.client, &self.proxy, &self.web];
         let bytes = hosts.map(|host| host.bytes("eth0"));
@@ -175,7 +175,7 @@ fn body() -> Vec<u8> {
         .collect()
 }
 
-/// Requests per second, as wrk has printed them. All answers must be what was asked for.
+/// wrk's requests per second. All responses must be successful.
 fn rate(mut wrk: Process) -> f64 {
     let status = wrk.wait(DEADLINE);
     let lines = wrk.stdout();
@@ -189,7 +189,7 @@ fn rate(mut wrk: Process) -> f64 {
         .unwrap_or_else(|| panic!("no rate: {text}"))
 }
 
-/// The bytes of bodies that wrk has asked for, each of which crosses two connections with two interfaces each.
+/// The bytes of wrk's bodies, each of which crosses two connections with two interfaces each.
 fn payload(rate: f64, seconds: u64) -> u64 {
     (rate * seconds as f64) as u64 * BODY as u64 * 4
 }
@@ -224,8 +224,8 @@ fn a_proxy_and_a_server_behind_a_translated_service_bypass_their_interfaces() {
     report.assert_above("admitted_request_response", 20);
 }
 
-/// The namespace of the server goes with its processes and comes back with its address, again and again under load: clients
-/// see what they see on TCP, which is answers that are right or an error of the proxy's, and then all is as before.
+/// The server's namespace disappears with its processes and comes back with its address, repeatedly under load: clients see
+/// the same as on TCP, which is correct answers or a proxy error, and afterwards everything works again.
 #[test]
 fn a_namespace_that_goes_and_comes_back_under_load_costs_no_byte() {
     let mut place = Place::new(true);
@@ -233,7 +233,7 @@ fn a_namespace_that_goes_and_comes_back_under_load_costs_no_byte() {
         let load = place.load(4);
         thread::sleep(Duration::from_millis(700));
         place.nginx.kill();
-        // Its end of the pair goes with the namespace, and the router's with it.
+        // Its end of the veth pair goes with the namespace, and so does the router's.
         place.web = Network::new();
         let deadline = Instant::now() + patience(READY);
         while place.bridge.has_port(3) {

@@ -1,4 +1,4 @@
-//! Owns what stands between two namespaces in user space: a relay that passes whole packets on, and a forger that answers.
+//! Owns user-space middleboxes between two namespaces: a relay that forwards whole packets, and a forger that answers them.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -11,13 +11,13 @@ use crate::common::{Network, open_tunnel, wait_readable};
 
 const PACKET: usize = 1 << 16;
 const STEP: Duration = Duration::from_millis(50);
-/// Of headers without options.
+/// Length of headers without options.
 const IP: usize = 20;
 const TCP: usize = 20;
 const SYN: u8 = 2;
 const SYN_ACK: u8 = 0x12;
 
-/// The tunnel of a namespace, whose address is 10.0.0.`number`.
+/// The tunnel of a namespace with the address 10.0.0.`number`.
 fn tunnel(host: &Network, number: u8) -> File {
     let tunnel = host.inside(|| open_tunnel("eth0"));
     let tunnel = tunnel.unwrap_or_else(|error| panic!("failed to make a tunnel: {error}"));
@@ -26,7 +26,7 @@ fn tunnel(host: &Network, number: u8) -> File {
     tunnel
 }
 
-/// Threads that end when it does.
+/// Threads that end when this is dropped.
 struct Threads {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
@@ -40,7 +40,7 @@ impl Threads {
         }
     }
 
-    /// Hands each packet of a tunnel on.
+    /// Passes each packet of a tunnel to a closure.
     fn on_packets(&mut self, from: &File, mut each: impl FnMut(&[u8]) + Send + 'static) {
         let mut from = from.try_clone().expect("failed to share a tunnel");
         let stop = Arc::clone(&self.stop);
@@ -66,14 +66,14 @@ impl Drop for Threads {
     }
 }
 
-/// Joins the hosts 1 and 2 of a network: passes every packet on as it is.
+/// Connects the hosts 1 and 2 of a network, and forwards every packet unchanged.
 pub struct Relay {
     carried: Arc<AtomicU64>,
     _threads: Threads,
 }
 
 impl Relay {
-    /// Each packet is held for a time.
+    /// Delays each packet by this time.
     pub fn between(one: &Network, two: &Network, delay: Duration) -> Self {
         let (one, two) = (tunnel(one, 1), tunnel(two, 2));
         let carried = Arc::new(AtomicU64::new(0));
@@ -84,7 +84,7 @@ impl Relay {
             threads.on_packets(from, move |packet| {
                 thread::sleep(delay);
                 carried.fetch_add(packet.len() as u64, Ordering::Relaxed);
-                // A namespace that is going takes nothing any more.
+                // A namespace that is going away accepts nothing any more.
                 let _ = to.write_all(packet);
             });
         }
@@ -94,13 +94,13 @@ impl Relay {
         }
     }
 
-    /// Bytes of packets so far.
+    /// The bytes of all packets so far.
     pub fn carried(&self) -> u64 {
         self.carried.load(Ordering::Relaxed)
     }
 }
 
-/// Stands for everybody else in the network of host 1: accepts each connection with a sequence number of its choice.
+/// Impersonates everybody else in the network of host 1: accepts each connection with a sequence number of its choice.
 pub struct Forger {
     established: Arc<AtomicU64>,
     _threads: Threads,
@@ -130,7 +130,7 @@ impl Forger {
         }
     }
 
-    /// Whether the client has acknowledged.
+    /// True once the client has acknowledged.
     pub fn is_established(&self) -> bool {
         self.established.load(Ordering::Relaxed) > 0
     }
@@ -158,7 +158,7 @@ fn accept(syn: &[u8], sequence: u32) -> Vec<u8> {
     packet
 }
 
-/// Of the internet protocols, over an even number of bytes.
+/// The Internet checksum, over an even number of bytes.
 fn checksum<'a>(bytes: impl Iterator<Item = &'a u8>) -> u16 {
     let sum: u32 = bytes
         .enumerate()

@@ -1,24 +1,24 @@
-//! Owns what the tests run between: namespaces on a bridge of a router, the servers in them, and what was seen of a run.
+//! Owns the environment of the tests: namespaces on a router's bridge, the servers in them, and the results of a run.
 
 use std::path::Path;
 
 use crate::common::{Arena, Network, Tool, Traffic, TrafficReport};
 
-/// Where the server of most tests listens.
+/// The address of most tests' server.
 pub const SERVER: &str = "10.0.0.2:8000";
-/// The address of a service, which no interface has.
+/// The address of a service, which is on no interface.
 pub const SERVICE: &str = "10.99.0.1:80";
 
-/// Translation of the service's address to the server's, before the route is chosen.
+/// Translates the service's address to the server's, before routing.
 const TO_SERVER: &str = "table ip service { chain prerouting { type nat hook prerouting priority dstnat;
     ip daddr 10.99.0.1 tcp dport 80 dnat to 10.0.0.2:8000
 } }";
-/// And of the client's to the router's.
+/// Translates the client's address to the router's.
 const FROM_ROUTER: &str = "table ip source { chain postrouting { type nat hook postrouting priority srcnat;
     ip saddr 10.0.0.0/24 masquerade
 } }";
 
-/// A router with a bridge, 10.0.0.254, to which the hosts are joined by veth.
+/// A router with a bridge, 10.0.0.254, to which the hosts are connected by veth.
 pub struct Bridge {
     pub router: Network,
 }
@@ -34,14 +34,14 @@ impl Bridge {
         Self { router }
     }
 
-    /// A host at 10.0.0.`number` and fd00::`number`, which reaches other addresses by the router.
+    /// A host at 10.0.0.`number` and fd00::`number`, which reaches other addresses through the router.
     pub fn host(&self, number: u8) -> Network {
         let host = Network::new();
         self.join(number, &host);
         host
     }
 
-    /// As `host`, with a namespace that is there.
+    /// As `host`, with an existing namespace.
     pub fn join(&self, number: u8, host: &Network) {
         let port = format!("port{number}");
         self.router.run(&format!(
@@ -55,14 +55,14 @@ impl Bridge {
         host.run("ip route add default via 10.0.0.254");
     }
 
-    /// Whether a host of this number is joined.
+    /// True if a host with this number is connected.
     pub fn has_port(&self, number: u8) -> bool {
         self.router
             .run("ip -brief link")
             .contains(&format!("port{number}@"))
     }
 
-    /// The router translates the address of the service, and that of the client where that is wanted.
+    /// The router translates the service's address, and optionally the client's.
     pub fn translate(&self, client_too: bool) {
         self.router.filter(TO_SERVER);
         if client_too {
@@ -71,12 +71,12 @@ impl Bridge {
     }
 }
 
-/// An echo server in a namespace, as the arena's programs are.
+/// An echo server in a namespace, in the cgroup of the arena's programs.
 pub fn serve(arena: &Arena, network: &Network, address: &str) -> Traffic {
     serve_in(arena, arena.cgroup(), network, address)
 }
 
-/// As `serve`, in a cgroup.
+/// As `serve`, in a given cgroup.
 pub fn serve_in(arena: &Arena, cgroup: &Path, network: &Network, address: &str) -> Traffic {
     let command = arena.command_at(network, cgroup, Traffic::program());
     let mut server = Traffic::start(command, &["serve", "--address", address]);
@@ -84,13 +84,13 @@ pub fn serve_in(arena: &Arena, cgroup: &Path, network: &Network, address: &str) 
     server
 }
 
-/// A client in a namespace that has begun.
+/// Starts a client in a namespace.
 pub fn begin(arena: &Arena, network: &Network, address: &str, arguments: &[&str]) -> Traffic {
     let command = arena.command_at(network, arena.cgroup(), Traffic::program());
     Traffic::start(command, &[&["dial", address][..], arguments].concat())
 }
 
-/// A client in a namespace, to its end, which must be a success.
+/// Runs a client in a namespace to completion; it must succeed.
 pub fn dial(arena: &Arena, network: &Network, address: &str, arguments: &[&str]) -> TrafficReport {
     begin(arena, network, address, arguments).finish()
 }

@@ -1,11 +1,11 @@
-//! Which ends trust each other: of one user, or in one cgroup.
+//! Which ends trust each other: those of one user, or in one cgroup.
 
 use std::path::Path;
 
 use crate::common::{Arena, ToolReport, Traffic};
 use crate::stage::{dial, tool};
 
-/// Echoes between a server of a user in a cgroup and a client of root's in the arena's.
+/// Echoes between a given user's server in a given cgroup and root's client in the arena's.
 fn between(option: &str, user: &str, cgroup: impl Fn(&Arena) -> Box<Path>) -> ToolReport {
     let arena = Arena::new();
     let tool = tool(&arena, &[option]);

@@ -1,4 +1,4 @@
-//! What the tests have in common: connections that are held, and the commands that tell of them.
+//! What the tests share: connections held open, and the commands that report on them.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::common::{Arena, Traffic, json};
 
-/// What `hold` sends before it says `holding`, in each direction of a connection.
+/// The messages that `hold` sends before it prints `holding`, in each direction of a connection.
 pub const HELD_MESSAGES: u64 = 64;
 pub const HELD_BYTES: u64 = HELD_MESSAGES * 512;
 
@@ -42,7 +42,7 @@ pub fn sum(flows: &[Value], member: &[&str]) -> u64 {
         .sum()
 }
 
-/// The distinct values of a member.
+/// The distinct values at a JSON pointer.
 pub fn all(flows: &[Value], pointer: &str) -> BTreeSet<String> {
     let value = |flow: &Value| flow.pointer(pointer).map_or("none".to_owned(), Value::to_string);
     flows

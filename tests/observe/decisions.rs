@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::ask::hold;
 use crate::common::{Arena, Tool};
 
-/// Each decision has a line, and its reason is the counter's name.
+/// Each decision has a line, and its reason is the name of the counter.
 #[test]
 fn decisions_are_logged() {
     let arena = Arena::new();

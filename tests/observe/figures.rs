@@ -1,11 +1,11 @@
-//! The figures for Prometheus.
+//! The metrics for Prometheus.
 
 use std::io::{Read as _, Write as _};
 
 use crate::ask::hold;
 use crate::common::{Arena, Tool, json};
 
-/// What `--metrics` answers.
+/// The response of `--metrics`.
 fn scrape(address: &str) -> String {
     let mut stream = std::net::TcpStream::connect(address).expect("the metrics answer");
     stream
@@ -51,7 +51,7 @@ fn metrics_are_what_the_status_tells() {
     let admitted = "sockredir_flows_admitted_total{reason=\"admitted_request_response\"}";
     assert_eq!(metric(admitted), counter("admitted_request_response"));
     hold.finish();
-    // A second instance cannot have the same address, and nothing of it stays.
+    // A second instance cannot have the same address, and leaves nothing behind.
     let other = arena.subcgroup("other");
     let mut second = arena.host_command(env!("CARGO_BIN_EXE_sockredir"));
     let second = second

@@ -1,4 +1,4 @@
-//! A row for each connection: what it says, of which connections, and to whom.
+//! A row for each connection: its content, the connections that have one, and who may see it.
 
 use std::fs;
 use std::path::PathBuf;
@@ -67,7 +67,7 @@ fn both_ends_have_their_processes_and_the_one_that_listens_is_the_server() {
     tool.stop();
 }
 
-/// Each reason is found although nothing was written down when the connection was refused.
+/// Each reason is found although nothing was recorded when the connection was refused.
 #[test]
 fn connections_that_are_not_followed_say_why() {
     let reasons = |arena: &Arena| all(&flows(arena, &["state=tcp-only"]), "/reason");
@@ -175,7 +175,7 @@ fn others_than_root_see_flows_without_foreign_processes() {
     let arena = Arena::new();
     let tool = Tool::start(&arena, &[]);
     let hold = hold(&arena, &["--connections", "2"]);
-    // Where anyone may go.
+    // A path that any user can reach.
     let program = PathBuf::from(format!("/tmp/sockredir-observe-{}", std::process::id()));
     fs::copy(env!("CARGO_BIN_EXE_sockredir"), &program).expect("failed to copy the program");
     let mut command = Command::new("setpriv");

@@ -1,4 +1,4 @@
-//! Asking an instance: what it is and has done, why it does what it does, what becomes of it, and whether it is there.
+//! Queries to an instance: what it is and has done, why it does what it does, how it ends, and if it is running.
 
 use std::fs;
 use std::io::Write as _;
@@ -126,7 +126,7 @@ fn without_an_instance_it_is_said_what_to_do() {
         }
     };
     refused(&arena);
-    // What a killed one leaves behind is no instance, and does not keep the next one from starting.
+    // The remains of a killed instance do not count as one, and do not stop the next from starting.
     Tool::start(&arena, &[]).kill();
     refused(&arena);
     let tool = Tool::start(&arena, &[]);

@@ -1,4 +1,4 @@
-//! What an instance tells from another shell: `status`, `flows`, `explain`, and the log of its decisions.
+//! What an instance reports to another shell: `status`, `flows`, `explain`, and the log of its decisions.
 
 #[path = "../common/mod.rs"]
 mod common;

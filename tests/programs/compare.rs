@@ -1,4 +1,4 @@
-//! Owns the comparison: the same play on plain TCP and under the tool, and what the tool counted in the second.
+//! Owns the comparison: the same play on plain TCP and under the tool, and the tool's counters in the second run.
 
 use std::iter::zip;
 use std::time::Duration;
@@ -6,10 +6,10 @@ use std::time::Duration;
 use crate::common::{KernelLog, ToolReport, wait_until_gone};
 use crate::stage::{Results, Stage};
 
-/// What the tool counted.
+/// The tool's counters.
 pub struct Totals(ToolReport);
 
-/// Plays it twice, and demands the same answers. The play puts up its servers and calls `accelerate` before its clients.
+/// Runs the play twice and demands the same answers. The play starts its servers and calls `accelerate` before its clients.
 pub fn compare(what: &str, play: impl Fn(&mut Stage)) -> Totals {
     let mut log = KernelLog::mark();
     let (plain, _) = run(false, &play);
@@ -51,13 +51,13 @@ impl Totals {
         self.counter("admitted_request_response") + self.counter("admitted_bulk")
     }
 
-    /// A program that the tool is made for and that gets nothing from it is a failure.
+    /// Fails if a program that the tool is meant for gains nothing from it.
     pub fn assert_admitted(&self) {
         assert!(self.admitted() > 0, "no flow was admitted: {}", self.0.transcript);
         assert!(self.counter("messages_redirected") > 0, "{}", self.0.transcript);
     }
 
-    /// Programs that are not to be accelerated stay on TCP, for one of these reasons.
+    /// Programs that should not be accelerated stay on TCP, for one of these reasons.
     pub fn assert_untouched(&self, reasons: &[&str]) {
         let transcript = &self.0.transcript;
         assert_eq!(self.admitted(), 0, "{transcript}");

@@ -46,13 +46,13 @@ fn haproxy_copies() {
     carry("HAProxy", "", &[]).assert_admitted();
 }
 
-/// It copies until a stream is fast and something wakes it up in the middle, so it splices now and then.
+/// It copies until a stream is fast and something wakes it up in the middle, so it only splices now and then.
 #[test]
 fn haproxy_splices_when_it_chooses_to() {
     carry("HAProxy, splice-auto", " option splice-auto", &[]).assert_admitted();
 }
 
-/// splice does not see redirected bytes, and needs to be told of.
+/// splice does not see redirected bytes, so the tool must be told.
 #[test]
 fn haproxy_splices_each_body_when_it_is_left_alone() {
     let options = " option splice-request\n option splice-response";

@@ -1,4 +1,4 @@
-//! What is lost until a program is known: its first connections, once for a file.
+//! What is not accelerated until a program is known: its first connections, once per file.
 
 use std::process::Command;
 
@@ -10,7 +10,7 @@ use crate::stage::Stage;
 const POOL: &str = "20";
 const REDIS_PORT: &str = "6379";
 
-/// An instance for one piece of work, which knows what the earlier ones have learnt. It adopts nothing, as on a kernel without
+/// An instance for one piece of work, with what earlier instances have learnt. It adopts nothing, as on a kernel without
 /// scans.
 fn instance(stage: &mut Stage, work: impl FnOnce(&Stage)) -> ToolReport {
     let known = stage.path("known");
@@ -20,7 +20,7 @@ fn instance(stage: &mut Stage, work: impl FnOnce(&Stage)) -> ToolReport {
     stage.end().expect("the tool ran")
 }
 
-/// All of a pool that was opened at once is accelerated.
+/// A pool opened all at once is accelerated completely.
 #[track_caller]
 fn assert_whole(totals: &ToolReport) {
     totals.assert_above("admitted_request_response", 19);
@@ -48,7 +48,7 @@ fn postgres_pool(stage: &Stage) -> Command {
     command
 }
 
-/// Programs that have shown themselves are known to the next instance, so that a pool is not lost to TCP for its life.
+/// A program that has shown itself is known to the next instance, so a pool need not stay on TCP for its whole life.
 #[test]
 fn a_pool_that_is_opened_at_once_after_a_restart_is_accelerated() {
     let mut stage = Stage::new(true);
@@ -56,7 +56,7 @@ fn a_pool_that_is_opened_at_once_after_a_restart_is_accelerated() {
     servers::postgres(&mut stage);
     make_tables(&stage);
     let first = instance(&mut stage, |stage| {
-        // The first pool shows what its program is, the second one what the server accepts.
+        // The first pool shows what the program is, the second what the server accepts.
         for _ in 0..2 {
             stage.run(redis_pool(stage));
             stage.run(postgres_pool(stage));
@@ -73,14 +73,14 @@ fn a_pool_that_is_opened_at_once_after_a_restart_is_accelerated() {
     }));
 }
 
-/// A program whose files call no splice needs one message to be known, so the second connection is accelerated already.
+/// A program whose files contain no splice call is known after one message, so its second connection is already accelerated.
 #[test]
 fn only_the_first_connection_of_a_program_that_cannot_splice_is_lost() {
     let mut stage = Stage::new(true);
     servers::redis(&mut stage, REDIS_PORT);
     stage.accelerate_with(&["--adopt", "off"]);
     let mut pool = stage.command("redis-benchmark");
-    // Its files are looked at meanwhile.
+    // Its files are examined in the meantime.
     pool.args(["-p", REDIS_PORT, "-t", "get", "-n", "20000", "-c", "1"]);
     stage.run(pool);
     let before = json(stage.arena(), &["status"])["counters"]["messages_redirected"].clone();

@@ -1,4 +1,4 @@
-//! Programs of the distribution, on plain TCP and under the tool: what they answer must be the same.
+//! Programs from the distribution, on plain TCP and under the tool: their answers must be the same.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,4 +1,4 @@
-//! memcached: values up to its limit, many at once, asked for by many connections.
+//! memcached: values up to its size limit, many at once, requested over many connections.
 
 use crate::compare::compare;
 use crate::servers::{self, HOSTS};

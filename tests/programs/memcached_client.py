@@ -33,7 +33,7 @@ async def converse(host, port, number):
         writer.write(b"get %s\r\n" % key)
         assert await take_value(reader) == values[key], f"value {key} differs"
         assert await reader.readuntil(b"\r\n") == b"END\r\n"
-    # All of them with one request.
+    # All of them in one request.
     writer.write(b"get %s\r\n" % b" ".join(values))
     digest = hashlib.sha256()
     for value in values.values():

@@ -6,7 +6,7 @@ use crate::stage::Stage;
 use crate::web;
 
 pub fn assert_quiet(stage: &Stage) {
-    // Lines of level error and worse begin with the time and the level.
+    // Lines at level error and above begin with the time and the level.
     for level in ["[error]", "[crit]", "[alert]", "[emerg]"] {
         assert_eq!(stage.complaints(level), Vec::<String>::new());
     }

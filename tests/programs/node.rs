@@ -1,4 +1,4 @@
-//! Node.js: its HTTP server and a client that keeps connections alive.
+//! Node.js: its HTTP server and a keep-alive client.
 
 use crate::compare::compare;
 

@@ -1,4 +1,4 @@
-// An HTTP server that sends back what it gets, and a client with an agent that keeps connections alive.
+// An HTTP server that echoes requests, and a client with a keep-alive agent.
 //
 // usage: node_http.cjs serve PORT
 //        node_http.cjs ask PORT HOST
@@ -20,7 +20,7 @@ function serve() {
     server.listen(port, '::');
 }
 
-// Bytes that depend on nothing but their number.
+// Bytes that depend only on their number.
 function noise(size, seed) {
     const key = crypto.createHash('md5').update(String(seed)).digest();
     return crypto.createCipheriv('aes-128-ctr', key, Buffer.alloc(16)).update(Buffer.alloc(size));

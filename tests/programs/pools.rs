@@ -1,4 +1,4 @@
-//! Pools of connections that were open before the tool: they are adopted, and answer as ever.
+//! Connection pools opened before the tool started: they are adopted, and work as before.
 
 use std::process::Command;
 use std::thread;
@@ -15,7 +15,7 @@ const REDIS_PORT: &str = "6379";
 const POSTGRES: u64 = 16;
 const CONNECTED: Duration = Duration::from_secs(60);
 const ADOPTED: Duration = Duration::from_secs(30);
-/// Adopted and new connections in turn.
+/// Adopted and new connections alternate.
 const ROUNDS: usize = 5;
 const MEASURED: Duration = Duration::from_secs(1);
 const SETTLED: Duration = Duration::from_millis(500);
@@ -26,7 +26,7 @@ fn counter(stage: &Stage, name: &str) -> u64 {
     status["counters"][name].as_u64().expect("a counter")
 }
 
-/// The established TCP sockets of the stage's namespace with this port, both ends of each connection.
+/// The established TCP sockets in the stage's namespace with this port, both ends of each connection.
 fn established(stage: &Stage, port: u16) -> usize {
     let tables = ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"];
     let text = stage
@@ -115,7 +115,7 @@ fn pools_of_redis_and_postgres_that_are_older_than_the_tool_are_adopted() {
         "figure: GET over {REDIS} connections: adopted {adopted:.0} per second, new {new:.0}, ratio {:.2}",
         adopted / new
     );
-    // It ends by itself at an answer that is an error.
+    // It exits by itself on an error response.
     assert!(redis.is_running(), "{}", redis.transcript());
     redis.kill();
     let totals = stage.end().expect("the tool ran");
@@ -132,7 +132,7 @@ fn redis_pool(stage: &Stage) -> Process {
     Process::start(with_clients(command, REDIS))
 }
 
-/// Commands per second that Redis has answered for a while.
+/// Redis commands per second over some time.
 fn rate(stage: &Stage) -> f64 {
     let answered = || {
         let lines = cli(stage, REDIS_PORT, &["info", "stats"]);
@@ -153,7 +153,7 @@ fn median(mut rates: Vec<f64>) -> f64 {
     rates[rates.len() / 2]
 }
 
-/// The number of connections is the last argument.
+/// Appends the number of connections, which is the last argument.
 fn with_clients(mut command: Command, connections: u64) -> Command {
     command.arg(connections.to_string());
     command

@@ -14,7 +14,7 @@ pub fn client(stage: &Stage, program: &str, host: &str) -> Command {
     command
 }
 
-/// The tables of pgbench.
+/// Creates the tables of pgbench.
 pub fn make_tables(stage: &Stage) {
     let mut tables = client(stage, "pgbench", "127.0.0.1");
     tables.args(["--initialize", "--quiet", "--no-vacuum", "--scale", "1"]);
@@ -30,7 +30,7 @@ fn psql(stage: &Stage, host: &str, commands: &[&str]) -> String {
     stage.run(command).join("\n")
 }
 
-/// A given number of transactions; pgbench says how many of them failed.
+/// Runs a number of transactions; pgbench reports how many of them failed.
 fn pgbench(stage: &mut Stage, host: &str, arguments: &str) {
     let mut command = client(stage, "pgbench", host);
     command.args(arguments.split(' '));
@@ -87,7 +87,7 @@ fn postgres_copies_and_answers_queries() {
         stage.file("rows", &rows);
         stage.accelerate();
         for host in HOSTS {
-            // It listens with sockets that block, so that the first one which each of them accepts shows what the others will be.
+            // Its listeners block, so the first socket that each accepts shows what the others will be.
             psql(stage, host, &["select 1"]);
             let small: Vec<_> = (0..30)
                 .map(|number| format!("select {number}, repeat('x', {number})"))

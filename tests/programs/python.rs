@@ -1,4 +1,4 @@
-//! Python: asyncio at both ends, and the blocking server of its library.
+//! Python: asyncio at both ends, and the blocking server from its library.
 
 use crate::compare::compare;
 use crate::stage::Stage;
@@ -22,7 +22,7 @@ fn asyncio_streams_echo() {
 
 const SERVER: &str = "127.0.0.1:8000";
 
-/// Starts the server of Python's library, whose threads block in recv.
+/// Starts the HTTP server from Python's library, whose threads block in recv.
 fn start_http_server(stage: &mut Stage) {
     let site = web::lay_out(stage);
     let mut command = stage.command("python3");
@@ -39,7 +39,7 @@ fn start_http_server(stage: &mut Stage) {
     stage.serve(command, &[SERVER]);
 }
 
-/// Behind clients that do not block it is the server's own sockets that tell.
+/// With non-blocking clients, the server's own sockets are what shows it.
 #[test]
 fn a_blocking_http_server_stays_on_tcp() {
     let totals = compare("http.server", |stage| {

@@ -1,4 +1,4 @@
-//! Redis: pipelines, large values, publish and subscribe, and a replica.
+//! Redis: pipelines, large values, publish/subscribe, and a replica.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ pub fn cli(stage: &Stage, port: &str, arguments: &[&str]) -> Vec<String> {
     stage.run(command)
 }
 
-/// Runs redis-benchmark for its rates; an answer that is an error is a failure.
+/// Runs redis-benchmark and collects its rates; an error response is a failure.
 fn benchmark(stage: &mut Stage, host: &str, arguments: &str) {
     let mut command = stage.command("redis-benchmark");
     command
@@ -68,7 +68,7 @@ fn redis_publishes_to_each_subscriber_in_order() {
     totals.assert_admitted();
 }
 
-/// The replica's offset in the main server's history, or none when it has no link.
+/// The replica's offset in the main server's history; `None` while it has no link.
 fn offset(stage: &Stage, port: &str, name: &str) -> Option<u64> {
     let state = cli(stage, port, &["info", "replication"]);
     let is_linked = port == MAIN || state.iter().any(|line| line == "master_link_status:up");
@@ -78,7 +78,7 @@ fn offset(stage: &Stage, port: &str, name: &str) -> Option<u64> {
     offset.filter(|_| is_linked)
 }
 
-/// Waits until the replica holds what the main server holds, and compares both.
+/// Waits until the replica has caught up with the main server, and compares both.
 fn assert_follows(stage: &mut Stage, when: &str) {
     let deadline = Instant::now() + SYNCED;
     while offset(stage, MAIN, "master_repl_offset") != offset(stage, REPLICA, "slave_repl_offset") {

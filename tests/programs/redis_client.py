@@ -47,7 +47,7 @@ async def values(host, port):
         value = numbers.randbytes(size)
         assert await client.ask("SET", f"value:{round}", value) == b"OK"
         assert await client.ask("GET", f"value:{round}") == value, f"value {round} differs"
-    # All of them again, asked for at once: the answers are as many bytes as buffers do not hold.
+    # All of them again, requested at once: the answers exceed any buffers.
     for round in range(300):
         client.send("GET", f"value:{round}")
     digest = hashlib.sha256()

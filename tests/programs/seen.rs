@@ -1,4 +1,4 @@
-//! What `flows` tells of programs of the distribution while they run.
+//! What `flows` reports about programs from the distribution while they run.
 
 use std::process::Command;
 use std::time::Duration;
@@ -44,7 +44,7 @@ fn flows_name_programs_states_and_reasons() {
     let mut stage = Stage::new(true);
     servers::nginx(&mut stage);
     servers::redis(&mut stage, "6379");
-    // Python may splice, and would be watched for longer than this takes.
+    // Python may splice, so it would be watched for longer than this takes.
     stage.accelerate_with(&["--trust-programs", "all"]);
     let asyncio = client(&stage, "asyncio");
     let blocking = client(&stage, "blocking");

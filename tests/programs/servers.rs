@@ -1,4 +1,4 @@
-//! Owns how servers are started: in the folder of their run, over IPv4 and IPv6, and on a Unix socket where they have one.
+//! Owns how servers are started: in the directory of their run, over IPv4 and IPv6, and on a Unix socket if they support it.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -12,10 +12,10 @@ use crate::web;
 
 const ANSWERS: Duration = Duration::from_secs(60);
 
-/// Where all of them listen.
+/// The addresses on which all of them listen.
 pub const HOSTS: [&str; 2] = ["127.0.0.1", "::1"];
 
-/// A Redis that keeps nothing. Its Unix socket is `redis_socket`.
+/// A Redis without persistence. Its Unix socket is `redis_socket`.
 pub fn redis(stage: &mut Stage, port: &str) {
     let folder = stage.path(port);
     fs::create_dir(&folder).expect("failed to make a folder for Redis");
@@ -39,7 +39,7 @@ pub fn redis_socket(stage: &Stage, port: &str) -> PathBuf {
 pub const POSTGRES_USER: &str = "postgres";
 pub const POSTGRES_PORT: &str = "5432";
 
-/// A PostgreSQL with its data in the folder of the run, as the user that its package has made. Its Unix socket is in
+/// A PostgreSQL with its data in the directory of the run, as the user created by its package. Its Unix socket is in
 /// `postgres_sockets`.
 pub fn postgres(stage: &mut Stage) {
     let data = stage.path("data");
@@ -76,7 +76,7 @@ pub fn postgres(stage: &mut Stage) {
     stage.serve(command, &["127.0.0.1:5432", "[::1]:5432"]);
     // It accepts connections some time before it answers them.
     let mut ready = stage.command("pg_isready");
-    // As a user that it knows: it would complain of another one.
+    // As a user that exists in it: it would log an error otherwise.
     ready.args([
         "--quiet",
         "-h",
@@ -101,10 +101,10 @@ pub const STATIC: &str = "127.0.0.1:8080";
 pub const STATIC_V6: &str = "[::1]:8080";
 pub const BUFFERED: &str = "127.0.0.1:8081";
 pub const UNBUFFERED: &str = "127.0.0.1:8082";
-/// As `BUFFERED`, but what it is a proxy of is reached on a Unix socket.
+/// As `BUFFERED`, but its upstream is reached through a Unix socket.
 pub const PROXY_TO_UNIX: &str = "127.0.0.1:8083";
 
-/// An nginx that serves the site, and proxies to itself.
+/// An nginx that serves the site, and is its own proxy.
 pub fn nginx(stage: &mut Stage) {
     let site = web::lay_out(stage);
     let folder = stage.folder().display();
@@ -154,7 +154,7 @@ http {{
 
 pub const MEMCACHED: &str = "127.0.0.1:11211";
 
-/// A memcached that listens on both hosts. It has a Unix socket instead of them, not beside them.
+/// A memcached that listens on both addresses. It supports either these or a Unix socket, not both.
 pub fn memcached(stage: &mut Stage) {
     let mut command = memcached_command(stage);
     command.args(["-p", "11211", "-l", "127.0.0.1,::1", "-U", "0"]);
@@ -163,7 +163,7 @@ pub fn memcached(stage: &mut Stage) {
 
 /// A memcached on a Unix socket, `memcached_socket`.
 pub fn memcached_on_socket(stage: &mut Stage) {
-    // It listens as a user who is not root.
+    // It listens as an unprivileged user.
     let folder = stage.path("memcached");
     fs::create_dir(&folder).expect("failed to make a folder for memcached");
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).expect("failed to open it to memcached");

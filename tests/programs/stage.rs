@@ -1,5 +1,5 @@
-//! Owns the place of one run: an arena, a folder, the servers in it, what the clients were answered and, in the second
-//! run, the tool.
+//! Owns the environment of one run: an arena, a directory, the servers in it, the answers to the clients and, in the
+//! second run, the tool.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -15,11 +15,11 @@ use std::time::{Duration, Instant};
 use crate::common::{Arena, Process, Tool, ToolReport};
 
 const READY: Duration = Duration::from_secs(60);
-/// More than any client takes: a connection that hangs must not hang the test.
+/// Longer than any client takes: a connection that hangs must not hang the test.
 const DEADLINE: Duration = Duration::from_secs(120);
 const STOP: Duration = Duration::from_secs(20);
 
-/// Fields go in this order: servers before what they run in, and the files when nobody writes them any more.
+/// Fields are dropped in this order: servers before what they run in, and the files once nobody writes to them.
 pub struct Stage {
     servers: Vec<Server>,
     tool: Option<Tool>,
@@ -29,7 +29,7 @@ pub struct Stage {
     folder: Folder,
 }
 
-/// What a run ends with: answers must be the same in each run, rates are only printed.
+/// The results of a run: answers must match between runs, rates are only printed.
 #[derive(Default)]
 pub struct Results {
     pub answers: Vec<(String, String)>,
@@ -60,7 +60,7 @@ impl Stage {
         self.folder.0.join(name)
     }
 
-    /// Writes a file into the folder.
+    /// Writes a file into the directory.
     pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path(name);
         fs::write(&path, content)
@@ -68,14 +68,14 @@ impl Stage {
         path
     }
 
-    /// A program of the distribution, to be run in the arena.
+    /// A program from the distribution, to be run in the arena.
     pub fn command(&self, program: &str) -> Command {
         let mut command = self.arena.command(find(program));
         command.current_dir(self.folder());
         command
     }
 
-    /// As `command`, by a user who is not root.
+    /// As `command`, run by an unprivileged user.
     pub fn command_as(&self, user: &str, program: &str) -> Command {
         let mut command = self.command("setpriv");
         command.args(["--reuid", user, "--regid", user, "--clear-groups"]);
@@ -83,7 +83,7 @@ impl Stage {
         command
     }
 
-    /// A program of our own beside this file, run by an interpreter.
+    /// A script of ours next to this file, run by an interpreter.
     pub fn script(&self, interpreter: &str, name: &str) -> Command {
         let mut command = self.command(interpreter);
         command.arg(
@@ -94,7 +94,7 @@ impl Stage {
         command
     }
 
-    /// Starts a server and waits until all of its addresses, or paths of Unix sockets, accept connections.
+    /// Starts a server and waits until all of its addresses, or Unix socket paths, accept connections.
     pub fn serve(&mut self, command: Command, addresses: &[&str]) {
         let mut server = Server(Process::start(command));
         for address in addresses {
@@ -111,12 +111,12 @@ impl Stage {
         self.servers.push(server);
     }
 
-    /// From here on connections may be accelerated, if this is the run for it.
+    /// From here on connections may be accelerated, if this run has the tool.
     pub fn accelerate(&mut self) {
         self.accelerate_with(&[]);
     }
 
-    /// As `accelerate`, with options of the tool. No program is known to it, as for its users.
+    /// As `accelerate`, with options of the tool. No program is known to it, as after an installation.
     pub fn accelerate_with(&mut self, arguments: &[&str]) {
         assert!(self.tool.is_none(), "the tool runs already");
         let trust: &[&str] = match arguments.contains(&"--trust-programs") {
@@ -127,7 +127,7 @@ impl Stage {
         self.tool = self.accelerated.then(|| Tool::start(&self.arena, &arguments));
     }
 
-    /// Stops the tool while the servers go on, and looks whether one of them has gone.
+    /// Stops the tool while the servers keep running, and checks that none has exited.
     pub fn end(&mut self) -> Option<ToolReport> {
         let report = self.tool.take().map(Tool::stop);
         for Server(process) in &mut self.servers {
@@ -136,7 +136,7 @@ impl Stage {
         report
     }
 
-    /// Runs a client to its end, which must be a success, for what it prints.
+    /// Runs a client to completion, which must succeed, and returns its output.
     pub fn run(&self, command: Command) -> Vec<String> {
         let mut process = Process::start(command);
         process.close_stdin();
@@ -155,7 +155,7 @@ impl Stage {
         process.stdout()
     }
 
-    /// Runs a client of ours: lines `rate <name> <value>` are rates, all others answers.
+    /// Runs a client of ours: lines `rate <name> <value>` are rates, all others are answers.
     pub fn run_script(&mut self, what: &str, command: Command) {
         for line in self.run(command) {
             match line.strip_prefix("rate ").and_then(|rest| rest.rsplit_once(' ')) {
@@ -175,7 +175,7 @@ impl Stage {
         self.results.rates.push((what.to_string(), value));
     }
 
-    /// The lines of the servers' error output that hold this word.
+    /// The lines in the servers' error output that contain this word.
     pub fn complaints(&self, word: &str) -> Vec<String> {
         let lines = self.servers.iter().flat_map(|Server(server)| server.stderr());
         lines.filter(|line| line.contains(word)).collect()
@@ -190,7 +190,7 @@ fn connect(address: &str) -> io::Result<()> {
     TcpStream::connect(address).map(drop)
 }
 
-/// Ended by SIGINT, so that it takes back what only it knows of, like shared memory.
+/// Ended with SIGINT, so that it cleans up what only it knows about, such as shared memory.
 struct Server(Process);
 
 impl Drop for Server {
@@ -223,7 +223,7 @@ impl Drop for Folder {
     }
 }
 
-/// Where the distribution puts a program, or else where PATH does. Debian has each release of PostgreSQL apart.
+/// The distribution's path of a program, or the one found in PATH. Debian installs each PostgreSQL release separately.
 fn find(program: &str) -> PathBuf {
     let releases = fs::read_dir("/usr/lib/postgresql")
         .into_iter()
@@ -243,7 +243,7 @@ fn find(program: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!("{program} is missing: run 'sudo make deps'"))
 }
 
-/// Bytes that look random and are the same for each run.
+/// Random-looking bytes that are the same in each run.
 pub fn noise(length: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let words = std::iter::repeat_with(|| {
@@ -255,7 +255,7 @@ pub fn noise(length: usize, seed: u64) -> Vec<u8> {
     words.flatten().take(length).collect()
 }
 
-/// The length and a digest of a file, which stand for its content.
+/// The length and a digest of a file, in place of its content.
 pub fn digest(path: &Path) -> String {
     let content = fs::read(path).unwrap_or_else(|error| panic!("failed to read {}: {error}", path.display()));
     digest_of(&content)

@@ -1,4 +1,4 @@
-//! Owns the files that web servers serve, and the clients that ask for them: curl for their content, wrk for load.
+//! Owns the files of the web servers, and the clients that request them: curl for the content, wrk for load.
 
 use std::fs;
 use std::path::PathBuf;
@@ -6,10 +6,10 @@ use std::process::Command;
 
 use crate::stage::{Stage, digest, digest_of, noise};
 
-/// Sizes of the files; each is named after its size.
+/// File sizes; each file is named after its size.
 pub const SIZES: [usize; 6] = [1, 1 << 10, 16 << 10, (64 << 10) + 1, 1 << 20, 50 << 20];
 
-/// Puts the files into a folder `site`.
+/// Writes the files into a directory `site`.
 pub fn lay_out(stage: &Stage) -> PathBuf {
     let site = stage.path("site");
     fs::create_dir(&site).expect("failed to make the folder of the site");
@@ -34,7 +34,7 @@ fn curl(stage: &Stage) -> Command {
     command
 }
 
-/// Fetches small files until the connection has been looked at, and then each file, over one connection.
+/// Fetches small files until the connection has been observed, then each file, over one connection.
 pub fn fetch(stage: &mut Stage, server: &str) {
     let sizes = SIZES.map(|size| size.to_string()).join(",");
     let mut command = curl(stage);
@@ -49,7 +49,7 @@ pub fn fetch(stage: &mut Stage, server: &str) {
     check(stage, server, small.chain(each));
 }
 
-/// Fetches files of one size over eight connections at the same time.
+/// Fetches files of one size over eight concurrent connections.
 pub fn fetch_together(stage: &mut Stage, server: &str, size: usize, count: usize) {
     let mut command = curl(stage);
     command.args(["--parallel", "--parallel-max", "8", "--output", "together-#1"]);
@@ -76,7 +76,7 @@ fn check(stage: &mut Stage, server: &str, fetched: impl Iterator<Item = (usize, 
     }
 }
 
-/// Uploads each file to a server that keeps them in the folder `kept`.
+/// Uploads each file to a server that stores them in the directory `kept`.
 pub fn upload(stage: &mut Stage, server: &str) {
     let sizes = SIZES.map(|size| size.to_string()).join(",");
     let mut command = curl(stage);
@@ -93,7 +93,7 @@ pub fn upload(stage: &mut Stage, server: &str) {
     );
 }
 
-/// Asks for one file as often as the server answers.
+/// Requests one file as often as the server answers.
 pub fn load(stage: &mut Stage, server: &str, size: usize, connections: usize) {
     let mut command = stage.command("wrk");
     command.args(["--threads", "1", "--connections", &connections.to_string()]);

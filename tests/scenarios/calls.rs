@@ -1,5 +1,5 @@
-//! Owns the system calls that only few groups need: descriptors and files, several messages at once, control messages,
-//! memory that processes share, children.
+//! Owns the system calls that only a few groups use: descriptors and files, several messages at once, control
+//! messages, memory shared between processes, children.
 
 use std::mem;
 use std::os::fd::RawFd;
@@ -7,13 +7,13 @@ use std::ptr;
 
 use crate::sys::{Errno, Family, Outcome, loopback, outcome, set_option};
 
-/// fcntl with a number.
+/// fcntl with an integer argument.
 pub fn fcntl(fd: RawFd, command: i32, value: i32) -> Outcome {
     // SAFETY: the commands that are asked here take a number.
     outcome(unsafe { libc::fcntl(fd, command, value) })
 }
 
-/// Sets or clears one flag of the open file: O_NONBLOCK, O_ASYNC.
+/// Sets or clears one file status flag: O_NONBLOCK, O_ASYNC.
 pub fn set_flag(fd: RawFd, flag: i32, is_set: bool) -> Outcome {
     let flags = fcntl(fd, libc::F_GETFL, 0)? as i32;
     fcntl(
@@ -23,25 +23,25 @@ pub fn set_flag(fd: RawFd, flag: i32, is_set: bool) -> Outcome {
     )
 }
 
-/// Another descriptor of the same open file; it is closed when this program is replaced.
+/// Another descriptor for the same open file, closed on exec.
 pub fn duplicate(fd: RawFd) -> Outcome<RawFd> {
     fcntl(fd, libc::F_DUPFD_CLOEXEC, 0).map(|fd| fd as RawFd)
 }
 
-/// Makes a descriptor number of one's choice that survives exec.
+/// Duplicates a descriptor to a chosen number that survives exec.
 pub fn duplicate_as(fd: RawFd, number: RawFd) -> Outcome {
     // SAFETY: no pointers.
     outcome(unsafe { libc::dup2(fd, number) })
 }
 
-/// A pipe, or a pair of connected Unix sockets: its two ends.
+/// The two ends of a pipe, or of a pair of connected Unix sockets.
 fn two_ends(make: impl FnOnce(*mut RawFd) -> i32) -> Outcome<[RawFd; 2]> {
     let mut ends = [-1; 2];
     outcome(make(ends.as_mut_ptr()))?;
     Ok(ends)
 }
 
-/// The end to read from, and the end to write to. Neither waits.
+/// A non-blocking pipe: its read end and its write end.
 pub fn pipe() -> Outcome<[RawFd; 2]> {
     // SAFETY: the kernel writes two numbers.
     two_ends(|ends| unsafe { libc::pipe2(ends, libc::O_CLOEXEC | libc::O_NONBLOCK) })
@@ -53,7 +53,7 @@ pub fn unix_pair() -> Outcome<[RawFd; 2]> {
     two_ends(|ends| unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, ends) })
 }
 
-/// A file in memory with this content, to be read from its beginning.
+/// An in-memory file with this content, positioned at its beginning.
 pub fn file(content: &[u8]) -> Outcome<RawFd> {
     // SAFETY: the name is a constant.
     let fd = outcome(unsafe { libc::memfd_create(c"scenario".as_ptr(), libc::MFD_CLOEXEC) })? as RawFd;
@@ -77,7 +77,7 @@ pub fn tee(from: RawFd, to: RawFd, length: usize) -> Outcome {
     outcome(unsafe { libc::tee(from, to, length, libc::SPLICE_F_NONBLOCK) } as i64)
 }
 
-/// One piece for each message.
+/// One message header for each piece.
 fn headers(pieces: &mut [libc::iovec]) -> Vec<libc::mmsghdr> {
     let header = |piece: &mut libc::iovec| {
         // SAFETY: all bytes zero is a valid mmsghdr.
@@ -96,7 +96,7 @@ fn piece(bytes: &mut [u8]) -> libc::iovec {
     }
 }
 
-/// sendmmsg: how many bytes of each message were sent, for those that were.
+/// sendmmsg: the bytes sent of each message that was sent.
 pub fn send_messages(fd: RawFd, messages: &mut [Vec<u8>]) -> Outcome<Vec<usize>> {
     let mut pieces: Vec<_> = messages.iter_mut().map(|bytes| piece(bytes)).collect();
     let mut headers = headers(&mut pieces);
@@ -105,7 +105,7 @@ pub fn send_messages(fd: RawFd, messages: &mut [Vec<u8>]) -> Outcome<Vec<usize>>
     Ok(lengths(&headers[..count]))
 }
 
-/// recvmmsg: how many bytes came into each buffer that was used.
+/// recvmmsg: the bytes received into each buffer that was used.
 pub fn recv_messages(fd: RawFd, messages: &mut [Vec<u8>], flags: i32) -> Outcome<Vec<usize>> {
     let mut pieces: Vec<_> = messages.iter_mut().map(|bytes| piece(bytes)).collect();
     let mut headers = headers(&mut pieces);
@@ -191,7 +191,7 @@ pub fn recv_descriptor(over: RawFd) -> Outcome<RawFd> {
         .ok_or(Errno(libc::EBADMSG))
 }
 
-/// An option of so many bytes, as it is.
+/// A raw socket option of this length.
 pub fn option_bytes(fd: RawFd, level: i32, name: i32, length: usize) -> Outcome<Vec<u8>> {
     let mut value = vec![0; length];
     let mut length = length as libc::socklen_t;
@@ -201,7 +201,7 @@ pub fn option_bytes(fd: RawFd, level: i32, name: i32, length: usize) -> Outcome<
     Ok(value)
 }
 
-/// The addresses of both ends as the kernel has them: getsockname and getpeername.
+/// The addresses of both ends as the kernel reports them: getsockname and getpeername.
 pub fn names(fd: RawFd) -> [Outcome<Vec<u8>>; 2] {
     type Call = unsafe extern "C" fn(i32, *mut libc::sockaddr, *mut libc::socklen_t) -> i32;
     let calls: [Call; 2] = [libc::getsockname, libc::getpeername];
@@ -215,14 +215,14 @@ pub fn names(fd: RawFd) -> [Outcome<Vec<u8>>; 2] {
     })
 }
 
-/// A stream socket of another protocol than TCP; `flags` are SOCK_NONBLOCK or 0.
+/// A stream socket of a protocol other than TCP; `flags` are SOCK_NONBLOCK or 0.
 pub fn stream_socket(domain: i32, flags: i32, protocol: i32) -> Outcome<RawFd> {
     // SAFETY: no pointers.
     outcome(unsafe { libc::socket(domain, libc::SOCK_STREAM | libc::SOCK_CLOEXEC | flags, protocol) })
         .map(|fd| fd as RawFd)
 }
 
-/// Sends with an address, as MSG_FASTOPEN asks for.
+/// sendto with an address, as MSG_FASTOPEN requires.
 pub fn send_to(fd: RawFd, bytes: &[u8], flags: i32, address: &[u8]) -> Outcome {
     let (start, length) = (bytes.as_ptr().cast(), bytes.len());
     let name_length = address.len() as libc::socklen_t;
@@ -230,7 +230,7 @@ pub fn send_to(fd: RawFd, bytes: &[u8], flags: i32, address: &[u8]) -> Outcome {
     outcome(unsafe { libc::sendto(fd, start, length, flags, address.as_ptr().cast(), name_length) } as i64)
 }
 
-/// Runs something in a child, which then ends at once; only the child's own thread exists there.
+/// Runs a closure in a forked child, which then exits at once; the child has only the calling thread.
 pub fn fork(work: impl FnOnce()) -> Outcome<i32> {
     // SAFETY: a scenario forks while it has one thread, so no lock is held by another one.
     match outcome(unsafe { libc::fork() })? {
@@ -243,7 +243,7 @@ pub fn fork(work: impl FnOnce()) -> Outcome<i32> {
     }
 }
 
-/// Waits for the end of a child: its exit status, or 128 and the signal.
+/// Waits for a child to exit: its exit status, or 128 plus the signal.
 pub fn wait_for(child: i32) -> Outcome {
     let mut status = 0;
     // SAFETY: the kernel writes one int.
@@ -256,7 +256,7 @@ pub fn wait_for(child: i32) -> Outcome {
     Ok(code as usize)
 }
 
-/// Becomes another program.
+/// Executes another program.
 pub fn execute(path: &std::ffi::CStr, arguments: &[&std::ffi::CStr]) -> Errno {
     let mut list: Vec<_> = arguments.iter().map(|argument| argument.as_ptr()).collect();
     list.push(ptr::null());
@@ -271,10 +271,10 @@ pub fn kill(child: i32, signal: i32) -> Outcome {
     outcome(unsafe { libc::kill(child, signal) })
 }
 
-/// TCP_ZEROCOPY_RECEIVE of at most one page: how many bytes were mapped, and how many are to be received by a copy.
+/// TCP_ZEROCOPY_RECEIVE of at most one page: the bytes that were mapped, and the bytes left to copy.
 pub fn zerocopy_receive(fd: RawFd) -> Outcome<(u32, u32)> {
     const PAGE: usize = 4096;
-    /// The beginning of struct tcp_zerocopy_receive.
+    /// The first fields of struct tcp_zerocopy_receive.
     #[repr(C)]
     struct Receive {
         address: u64,
@@ -300,7 +300,7 @@ pub fn zerocopy_receive(fd: RawFd) -> Outcome<(u32, u32)> {
     result.map(|_| (receive.length, receive.recv_skip_hint))
 }
 
-/// SO_LINGER: close waits for at most so many seconds.
+/// SO_LINGER: close waits for at most this many seconds.
 pub fn set_linger(fd: RawFd, seconds: i32) -> Outcome {
     let linger = libc::linger {
         l_onoff: 1,
@@ -320,7 +320,7 @@ struct Signature {
     key: [u8; 80],
 }
 
-/// TCP_MD5SIG: segments from and to the loopback address are signed.
+/// TCP_MD5SIG: signs segments to and from the loopback address.
 pub fn sign(fd: RawFd, family: Family, key: &[u8]) -> Outcome {
     let mut signature = Signature {
         address: loopback(family, 0).0,

@@ -1,4 +1,4 @@
-//! Closing a connection: right after sending, with something unread, while the other end sends or waits.
+//! Closing a connection: right after sending, with unread data, while the peer sends or waits.
 
 use libc::{MSG_DONTWAIT, POLLIN, POLLOUT, POLLRDHUP, SIGPIPE};
 
@@ -47,7 +47,7 @@ fn close_after_large_send(stage: &Stage) {
     });
 }
 
-/// A close that throws away what its peer has sent: the peer is told.
+/// A close discards what the peer has sent, and the peer gets an error.
 fn close_unread(stage: &Stage) {
     both_ways(stage, |one, other| {
         let _ = other.send(100);
@@ -87,7 +87,7 @@ fn close_unread_then_send(stage: &Stage) {
     });
 }
 
-/// The peer has an answer unread when it is told.
+/// The peer still has an answer unread when it gets the error.
 fn close_unread_after_answer(stage: &Stage) {
     both_ways(stage, |one, other| {
         let _ = other.send(100);
@@ -114,7 +114,7 @@ fn close_unread_large(stage: &Stage) {
     });
 }
 
-/// A connection that is closed with its first message unread.
+/// A connection closed with its first message unread.
 fn close_unread_first(stage: &Stage) {
     let pair = stage.fresh();
     let _ = pair.client.send(100);
@@ -125,7 +125,7 @@ fn close_unread_first(stage: &Stage) {
     let _ = pair.client.recv(100);
 }
 
-/// The first message to a closed socket is answered by a reset.
+/// The first message to a closed socket is answered with a reset.
 fn close_then_send(stage: &Stage) {
     count_sigpipe();
     both_ways(stage, |one, other| {
@@ -143,7 +143,7 @@ fn close_then_send(stage: &Stage) {
     });
 }
 
-/// A writer has waited for room, and longer than any timer of TCP's first ones, when its peer goes.
+/// A writer has waited for room, beyond the first TCP timers, when its peer closes.
 fn close_while_sending(stage: &Stage) {
     count_sigpipe();
     let pair = stage.warm();
@@ -170,7 +170,7 @@ fn close_while_reading(stage: &Stage) {
     });
 }
 
-/// SO_LINGER with a time: close waits for what was sent, which is soon where somebody reads.
+/// SO_LINGER with a timeout: close waits until the data is sent, which is soon if someone reads.
 fn lingering(stage: &Stage) {
     both_ways(stage, |one, other| {
         let linger = libc::linger {
@@ -188,7 +188,7 @@ fn lingering(stage: &Stage) {
     });
 }
 
-/// SIGPIPE ends a program that does not expect it.
+/// SIGPIPE kills a program that does not handle it.
 fn close_unread_signal(stage: &Stage) {
     sys::default_action(SIGPIPE).expect("failed to set the action");
     let pair = stage.warm();

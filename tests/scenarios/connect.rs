@@ -1,4 +1,4 @@
-//! Ways to connect and to accept, and what comes before either is over.
+//! Ways to connect and accept, and what can happen before either completes.
 
 use libc::{POLLIN, POLLOUT, POLLRDHUP, SHUT_WR, SOL_SOCKET};
 
@@ -31,7 +31,7 @@ pub const SCENARIOS: &[Scenario] = &[
 
 const EVENTS: i16 = POLLIN | POLLOUT | POLLRDHUP;
 
-/// A conversation from its beginning to its end.
+/// A conversation from beginning to end.
 pub fn talk(pair: Pair) {
     let Pair { client, server, .. } = pair;
     for _ in 0..20 {
@@ -88,7 +88,7 @@ fn from_a_chosen_port(stage: &Stage) {
     talk(stage.join(client, stage.listener()));
 }
 
-/// A socket that is connected to itself has one stream, of what it sends.
+/// A socket connected to itself has a single stream: what it sends.
 fn to_itself(stage: &Stage) {
     let socket = stage.socket();
     sys::bind_loopback(socket.fd(), stage.family).expect("failed to bind");
@@ -124,20 +124,20 @@ fn to_itself(stage: &Stage) {
     let _ = socket.logged("recv 10", sys::recv(socket.fd(), &mut [0; 10], 0));
 }
 
-/// A client that is connected to a listener which has not accepted it.
+/// A client connected to a listener that has not accepted it.
 fn waiting(stage: &Stage) -> (Socket, Socket) {
     let (client, listener) = (stage.socket(), stage.listener());
     stage.connect(client, listener).expect("failed to connect");
     (client, listener)
 }
 
-/// Returns when nothing of what was sent is under way, for readers that cannot ask what is unread.
+/// Waits until nothing that was sent is in flight, for readers that cannot ask for the unread bytes.
 pub fn wait_for_delivery(sender: Socket) {
     let is_delivered = eventually(|| sys::ioctl(sender.fd(), libc::TIOCOUTQ) == Ok(0));
     if !is_delivered {
         sender.log("has sent what is not acknowledged");
     }
-    // What is acknowledged may be on its way into the socket's queue.
+    // Acknowledged data may not have reached the socket's queue yet.
     pause(5);
 }
 
@@ -156,7 +156,7 @@ fn data_before_accept(stage: &Stage) {
     }
 }
 
-/// What is unread, asked for before the first recv.
+/// FIONREAD before the first recv.
 fn asks_before_recv(stage: &Stage) {
     let (client, listener) = waiting(stage);
     let _ = client.send(100);
@@ -175,7 +175,7 @@ fn asks_before_recv(stage: &Stage) {
     talk(stage.pair(client, server));
 }
 
-/// As much as the connection holds.
+/// As much data as the connection holds.
 fn bulk_before_accept(stage: &Stage) {
     let (client, listener) = waiting(stage);
     let filled = fill(client, 16_384);
@@ -233,7 +233,7 @@ fn reset_before_accept(stage: &Stage) {
     }
 }
 
-/// A listener that goes away resets who was not accepted.
+/// Closing a listener resets connections that were not accepted.
 fn listener_closes(stage: &Stage) {
     let (client, listener) = waiting(stage);
     let _ = client.send(100);
@@ -245,7 +245,7 @@ fn listener_closes(stage: &Stage) {
     let _ = client.recv(10);
 }
 
-/// Two listeners on one port: each connection is one of theirs.
+/// Two listeners on one port: each connection goes to one of them.
 fn shared_port(stage: &Stage) {
     let listener = |port: u16| {
         let fd = sys::socket(stage.family, stage.flags()).expect("failed to make a socket");
@@ -266,7 +266,7 @@ fn shared_port(stage: &Stage) {
     }
 }
 
-/// A socket after its disconnection, which knows nothing of what came before.
+/// A disconnected socket remembers nothing of its previous connection.
 fn disconnected(stage: &Stage) {
     for (name, end) in ENDS {
         log(format!("-- {name}"));
@@ -283,10 +283,10 @@ fn disconnected(stage: &Stage) {
     }
 }
 
-/// The end of a first connection: its name, and what makes it.
+/// How a first connection ends: a name, and the calls for it.
 type End = (&'static str, fn(Pair));
 
-/// What may have come before a disconnection.
+/// What can precede a disconnection.
 const ENDS: [End; 3] = [
     ("idle", |_| ()),
     ("unread", |pair| {
@@ -300,7 +300,7 @@ const ENDS: [End; 3] = [
     }),
 ];
 
-/// The same socket, disconnected and connected to another listener, has new streams.
+/// A socket that disconnects and connects to another listener starts with new streams.
 fn connect_again(stage: &Stage, client: Socket) {
     let _ = client.logged("disconnect", sys::disconnect(client.fd()));
     let listener = stage.listener();

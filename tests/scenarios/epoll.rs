@@ -1,4 +1,4 @@
-//! What epoll says, for everything that can arrive, in every order, for every way to be told.
+//! What epoll reports for everything that can arrive, in every order and every notification mode.
 
 use std::os::fd::RawFd;
 
@@ -37,7 +37,7 @@ const EDGE: u32 = libc::EPOLLET as u32;
 const ONE_SHOT: u32 = libc::EPOLLONESHOT as u32;
 const EXCLUSIVE: u32 = libc::EPOLLEXCLUSIVE as u32;
 
-/// An epoll instance, every call of which writes a line.
+/// An epoll instance whose every call writes a line.
 #[derive(Clone, Copy)]
 struct Epoll(RawFd);
 
@@ -58,7 +58,7 @@ impl Epoll {
         }
     }
 
-    /// The events that are there. What is to come must have come.
+    /// Logs the pending events without waiting, so anything expected must have arrived.
     fn look(self) {
         self.wait(0);
     }
@@ -71,14 +71,14 @@ impl Epoll {
         });
     }
 
-    /// The events that are there, and whether they are still there when asked again.
+    /// Logs the pending events, and if they are still pending when asked again.
     fn look_twice(self) {
         self.look();
         self.look();
     }
 }
 
-/// Every way to be told, each with a connection of its own.
+/// Every notification mode, each on a connection of its own.
 fn each_kind(stage: &Stage, work: impl Fn(Pair, u32)) {
     let kinds = [
         ("level", 0),
@@ -92,7 +92,7 @@ fn each_kind(stage: &Stage, work: impl Fn(Pair, u32)) {
     }
     for (name, flags) in [("exclusive", EXCLUSIVE), ("exclusive edge", EXCLUSIVE | EDGE)] {
         log(format!("-- {name}"));
-        // The kernel takes no RDHUP together with EXCLUSIVE.
+        // The kernel rejects RDHUP together with EXCLUSIVE.
         work(stage.warm(), IN | OUT | flags);
     }
 }
@@ -183,7 +183,7 @@ fn end_then_add(stage: &Stage) {
     });
 }
 
-/// Without a read between them.
+/// Two messages without a read in between.
 fn two_edges(stage: &Stage) {
     each_kind(stage, |pair, events| {
         let epoll = Epoll::with(pair.server, events);
@@ -235,7 +235,7 @@ fn short_read_then_more(stage: &Stage) {
     });
 }
 
-/// Nobody is told again of the rest of a message.
+/// The rest of a partly read message is not reported again.
 fn short_read(stage: &Stage) {
     each_kind(stage, |pair, events| {
         let epoll = Epoll::with(pair.server, events);
@@ -249,14 +249,14 @@ fn short_read(stage: &Stage) {
     });
 }
 
-/// Being added again, or armed again, tells of what is there.
+/// Adding or rearming a socket reports what is already there.
 fn add_again(stage: &Stage) {
     each_kind(stage, |pair, events| {
         let epoll = Epoll::with(pair.server, events);
         let _ = pair.client.send(100);
         pair.server.wait(POLLIN);
         epoll.look();
-        // Refused together with EXCLUSIVE.
+        // Rejected together with EXCLUSIVE.
         epoll.control(EPOLL_CTL_MOD, pair.server, events);
         epoll.look_twice();
         epoll.control(EPOLL_CTL_DEL, pair.server, 0);
@@ -312,7 +312,7 @@ fn reset_then_add(stage: &Stage) {
     });
 }
 
-/// A sender that waits for edges is told once that it may send, and not by what it sends.
+/// An edge-triggered sender learns once that it may send, and its own sends are no edges.
 fn output_edge(stage: &Stage) {
     let pair = stage.warm();
     let epoll = Epoll::with(pair.client, OUT | EDGE);
@@ -338,7 +338,7 @@ fn exclusive_pair(stage: &Stage) {
     epolls.iter().for_each(|epoll| epoll.look());
 }
 
-/// An instance in another one, of which each message is an edge.
+/// A nested instance, for which each message is an edge.
 fn nested(stage: &Stage) {
     let pair = stage.warm();
     let inner = Epoll::with(pair.server, IN);

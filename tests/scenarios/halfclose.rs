@@ -1,4 +1,4 @@
-//! One direction ends: answers before, during and long after; what shutdown does to either end.
+//! One direction ends: answers before, during and long after; the effect of shutdown on either end.
 
 use libc::{MSG_NOSIGNAL, POLLHUP, POLLIN, POLLOUT, POLLRDHUP, SHUT_RD, SHUT_RDWR, SHUT_WR, SIGPIPE};
 
@@ -26,8 +26,8 @@ pub const SCENARIOS: &[Scenario] = &[
 
 pub const LARGE: usize = 100_000;
 
-/// Once for each end, with a connection of its own. Both are warm before either begins: what a program does with the first
-/// may keep its later ones on TCP.
+/// Runs once for each end, on separate connections. Both are warmed up first: what a program does on one connection may
+/// keep its later ones on TCP.
 pub fn both_ways(stage: &Stage, work: impl Fn(Socket, Socket)) {
     let [first, second] = [stage.warm(), stage.warm()];
     log("-- the client");
@@ -36,7 +36,7 @@ pub fn both_ways(stage: &Stage, work: impl Fn(Socket, Socket)) {
     work(second.server, second.client);
 }
 
-/// Counts SIGPIPE from now on, as a program without std's default would be killed by it.
+/// Counts SIGPIPE, whose default action would kill a program without std's default.
 pub fn count_sigpipe() {
     sys::count_signal(SIGPIPE, 0).expect("failed to set a handler");
 }
@@ -58,7 +58,7 @@ fn answer_before(stage: &Stage) {
     });
 }
 
-/// An answer that is longer than the buffers, so that its sender waits when the direction of the requests ends.
+/// An answer longer than the buffers: its sender is waiting when the direction of the requests ends.
 fn answer_during(stage: &Stage) {
     const LENGTH: usize = 12 << 20;
     both_ways(stage, |one, other| {
@@ -90,7 +90,7 @@ fn answer_after(stage: &Stage) {
     });
 }
 
-/// The connection has idled, and all timers have run out.
+/// The connection has been idle until all timers have expired.
 fn answer_long_after(stage: &Stage) {
     both_ways(stage, |one, other| {
         let _ = one.send(100);
@@ -105,7 +105,7 @@ fn answer_long_after(stage: &Stage) {
     });
 }
 
-/// One end goes on for a hundred messages, with the other one reading each.
+/// One end sends a hundred more messages, and the peer reads each.
 fn many_answers(stage: &Stage) {
     both_ways(stage, |one, other| {
         one.shutdown(SHUT_WR);
@@ -134,7 +134,7 @@ fn request_unread(stage: &Stage) {
     });
 }
 
-/// A thread waits for the answer while another one says that there will be no more requests.
+/// One thread waits for the answer while another ends the direction of the requests.
 fn shuts_while_reading(stage: &Stage) {
     both_ways(stage, |one, other| {
         let _ = one.send(100);
@@ -165,7 +165,7 @@ fn both_at_once(stage: &Stage) {
     }
 }
 
-/// The first message of a connection is its last.
+/// The first message of a connection is also its last.
 fn first_message(stage: &Stage) {
     let pair = stage.fresh();
     let _ = pair.client.send(100);
@@ -208,7 +208,7 @@ fn twice(stage: &Stage) {
     });
 }
 
-/// Who wants to read no more can still do so, and its peer does not notice.
+/// After SHUT_RD an end can still read, and its peer does not notice.
 fn read(stage: &Stage) {
     both_ways(stage, |one, other| {
         one.shutdown(SHUT_RD);
@@ -259,14 +259,14 @@ fn both(stage: &Stage) {
     });
 }
 
-/// What the thread of a reader sees when another thread shuts the socket down.
+/// What a reading thread sees when another thread shuts the socket down.
 fn while_reading(stage: &Stage) {
     for how in [SHUT_RD, SHUT_WR, SHUT_RDWR] {
         both_ways(stage, |one, other| {
             let reader = background(move || one.recv(100));
             one.shutdown(how);
             if how == SHUT_WR {
-                // The direction that is read goes on.
+                // The direction being read continues.
                 pause(20);
                 let _ = other.send(100);
             }

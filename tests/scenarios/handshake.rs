@@ -1,4 +1,4 @@
-//! Other ways to make a connection: a listener that waits for data, MPTCP at one end or both, data in the SYN.
+//! Other ways to set up a connection: deferred accept, MPTCP at one end or both, data in the SYN.
 
 use libc::{IPPROTO_TCP, MSG_FASTOPEN, POLLIN, POLLOUT, SHUT_WR};
 
@@ -27,7 +27,7 @@ fn defer(listener: Socket) {
     let _ = listener.logged("TCP_DEFER_ACCEPT 5", outcome);
 }
 
-/// The listener has nothing to accept before the client has sent something.
+/// The listener has nothing to accept until the client has sent something.
 fn deferred(stage: &Stage) {
     let listener = stage.listener();
     defer(listener);
@@ -42,7 +42,7 @@ fn deferred(stage: &Stage) {
     talk(stage.pair(client, server));
 }
 
-/// The server's socket exists from the first message on, which TCP has; so the second may go another way.
+/// The server's socket is created by the first message, which went through TCP; the second may take another path.
 fn deferred_two_messages(stage: &Stage) {
     let listener = stage.listener();
     defer(listener);
@@ -69,7 +69,7 @@ fn deferred_half_closed(stage: &Stage) {
     client.recv_to_end();
 }
 
-/// A socket of MPTCP, if the kernel has it.
+/// An MPTCP socket, if the kernel supports it.
 fn mptcp(stage: &Stage, name: &'static str) -> Outcome<Socket> {
     let domain = match stage.family {
         Family::V4 => libc::AF_INET,
@@ -110,7 +110,7 @@ fn mptcp_both(stage: &Stage) {
     over_mptcp(stage, mptcp(stage, "client"), mptcp_listener(stage));
 }
 
-/// The listener knows plain TCP only.
+/// The listener only speaks plain TCP.
 fn mptcp_client(stage: &Stage) {
     over_mptcp(stage, mptcp(stage, "client"), Ok(stage.listener()));
 }
@@ -119,7 +119,7 @@ fn mptcp_server(stage: &Stage) {
     over_mptcp(stage, Ok(stage.socket()), mptcp_listener(stage));
 }
 
-/// Allows data in the SYN, in a network namespace that is not everybody's. False where it cannot be allowed.
+/// Enables data in the SYN, unless the network namespace is the host's. False where it cannot be enabled.
 fn allow_fastopen() -> bool {
     let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net")).ok();
     if namespace("self") == namespace("1") {
@@ -138,7 +138,7 @@ fn set_fastopen(socket: Socket, name: i32, value: i32, words: &str) {
     let _ = socket.logged(&format!("{words} {value}"), outcome);
 }
 
-/// Without cookies, so that the first connection is as every other one.
+/// Disables cookies, so that the first connection behaves like every other.
 fn without_cookies(socket: Socket) {
     set_fastopen(socket, libc::TCP_FASTOPEN_NO_COOKIE, 1, "TCP_FASTOPEN_NO_COOKIE");
 }
@@ -162,7 +162,7 @@ fn fastopen_send_to(client: Socket, listener: Socket) {
     }
 }
 
-/// The server has the data before the client has its answer to the SYN.
+/// The server has the data before the client has the SYN-ACK.
 fn fastopen_send(stage: &Stage) {
     if !allow_fastopen() {
         return;
@@ -178,7 +178,7 @@ fn fastopen_send(stage: &Stage) {
     }
 }
 
-/// As with a listener that waits for data.
+/// As with deferred accept.
 fn fastopen_two_messages(stage: &Stage) {
     if !allow_fastopen() {
         return;
@@ -211,7 +211,7 @@ fn fastopen_connect(stage: &Stage) {
     }
 }
 
-/// A client that does not use it.
+/// The client does not use it.
 fn fastopen_server_only(stage: &Stage) {
     if !allow_fastopen() {
         return;
@@ -220,7 +220,7 @@ fn fastopen_server_only(stage: &Stage) {
     talk(stage.join(stage.socket(), listener));
 }
 
-/// A listener that does not use it: the data goes after the handshake.
+/// The listener does not use it: the data follows the handshake.
 fn fastopen_not_asked_for(stage: &Stage) {
     if !allow_fastopen() {
         return;

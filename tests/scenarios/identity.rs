@@ -1,4 +1,4 @@
-//! What a program learns of its socket and its connection, which traffic must not change.
+//! What a program learns about its socket and its connection, which traffic must not change.
 
 use std::fs;
 
@@ -111,14 +111,14 @@ fn link(stage: &Stage) {
     ));
 }
 
-/// There are none on TCP.
+/// TCP has no peer credentials.
 fn credentials(stage: &Stage) {
     let pair = stage.warm();
     let of_peer = calls::option_bytes(pair.client.fd(), SOL_SOCKET, libc::SO_PEERCRED, 12);
     log(format!("SO_PEERCRED = {of_peer:?}"));
 }
 
-/// The state of TCP_INFO.
+/// The state in TCP_INFO.
 fn tcp_state(socket: Socket) -> String {
     const NAMES: [&str; 12] = [
         "none",
@@ -140,7 +140,7 @@ fn tcp_state(socket: Socket) -> String {
     }
 }
 
-/// Waits for a state, and says which there is.
+/// Waits for a state and logs the actual one.
 fn becomes(socket: Socket, name: &str) {
     eventually(|| tcp_state(socket) == name);
     socket.log(format!("is {}", tcp_state(socket)));
@@ -170,7 +170,7 @@ fn state(stage: &Stage) {
     let _ = client.recv(10);
 }
 
-/// Ends that shut down with data unread.
+/// Ends that shut down with unread data.
 fn state_of_closing(stage: &Stage) {
     both_ways(stage, |one, other| {
         let _ = one.send(1000);
@@ -194,7 +194,7 @@ fn state_after_reset(stage: &Stage) {
     });
 }
 
-/// What was sent and not acknowledged, which is little when the reader is fast.
+/// The unacknowledged bytes, of which there are few when the reader is fast.
 fn outq(stage: &Stage) {
     both_ways(stage, |one, other| {
         let unsent = |name, request| {
@@ -210,10 +210,10 @@ fn outq(stage: &Stage) {
     });
 }
 
-/// What was not even sent; the libc crate lacks it.
+/// Counts bytes that have not been sent at all; the libc crate lacks it.
 const SIOCOUTQNSD: libc::c_ulong = 0x894B;
 
-/// A socket's state and what is unread, in the kernel's list of connections.
+/// A socket's state and unread bytes in the kernel's list of connections.
 fn line_of(stage: &Stage, socket: Socket) -> Option<(String, String)> {
     let list = match stage.family {
         Family::V4 => "/proc/self/net/tcp",
@@ -264,7 +264,7 @@ fn listed_unread(stage: &Stage) {
     });
 }
 
-/// TCP_INFO's bytes sent, and those acknowledged, received and not yet sent.
+/// TCP_INFO's counts of bytes sent, acknowledged, received and not yet sent.
 fn info(stage: &Stage) {
     both_ways(stage, |one, other| {
         let before = sys::tcp_bytes_sent(one.fd());

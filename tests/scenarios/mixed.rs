@@ -1,5 +1,5 @@
-//! Ends of different modes, and a socket whose mode changes. The stage's mode is that of the listener and, unless the
-//! scenario says otherwise, of the accepted socket.
+//! Ends of different modes, and sockets whose mode changes. The stage's mode applies to the listener and, unless the
+//! scenario says otherwise, the accepted socket.
 
 use libc::{MSG_WAITALL, POLLIN, POLLOUT, POLLRDHUP, SHUT_WR};
 
@@ -40,7 +40,7 @@ fn in_mode(stage: &Stage, mode: Mode) -> Stage {
     Stage { mode, ..*stage }
 }
 
-/// A connection of a client and an accepted socket of these modes, by a listener of the stage's.
+/// Connects a client and an accepted socket of these modes through a listener of the stage's mode.
 fn connected(stage: &Stage, client: Mode, server: Mode) -> Pair {
     let listener = stage.listener();
     let (client_stage, server_stage) = (in_mode(stage, client), in_mode(stage, server));
@@ -51,7 +51,7 @@ fn connected(stage: &Stage, client: Mode, server: Mode) -> Pair {
     stage.pair(client, server)
 }
 
-/// The client connects as a non-blocking socket.
+/// The client connects in non-blocking mode.
 fn dialled(stage: &Stage) -> Pair {
     connected(stage, NonBlocking, stage.mode)
 }
@@ -65,10 +65,10 @@ fn rounds(client: Socket, server: Socket, count: usize) {
     }
 }
 
-/// Something that happens to a reader, by its name and by what its writer does.
+/// An event for a reader: its name, and what its writer does.
 type Event = (&'static str, fn(Socket, Socket));
 
-/// What ends the wait of a blocking reader: data, the end, a reset, or a signal and then data.
+/// What wakes a blocking reader: data, the end of the stream, a reset, or a signal followed by data.
 const EVENTS: [Event; 5] = [
     ("data", |reader, writer| {
         let waiting = background(move || reader.recv_with(100, 0, ""));
@@ -109,7 +109,7 @@ fn signal(reader: Socket, writer: Socket, flags: i32) {
     reader.recv_to_end();
 }
 
-/// Each of the events, on a connection of its own; `make` gives the reader and the writer.
+/// Each event on a connection of its own; `make` returns the reader and the writer.
 fn each_event(make: impl Fn() -> (Socket, Socket)) {
     for (name, event) in EVENTS {
         log(format!("-- {name}"));
@@ -135,7 +135,7 @@ fn turns_before_send(stage: &Stage) {
     });
 }
 
-/// Blocking again before the handshake is over, for all that the program knows.
+/// Turns blocking before the handshake has finished, as far as the program knows.
 fn turns_before_connected(stage: &Stage) {
     each_event(|| {
         let listener = stage.listener();
@@ -150,7 +150,7 @@ fn turns_before_connected(stage: &Stage) {
     });
 }
 
-/// In the middle of the first messages.
+/// Turns blocking in the middle of the first messages.
 fn turns_early(stage: &Stage) {
     each_event(|| {
         let pair = dialled(stage);
@@ -209,7 +209,7 @@ fn turns_waitall(stage: &Stage) {
     waitall(client, pair.server);
 }
 
-/// A reader that wants all of what comes in two pieces, twice.
+/// A reader that wants all of a message that comes in two pieces, twice.
 fn waitall(reader: Socket, writer: Socket) {
     for _ in 0..2 {
         let waiting = background(move || reader.recv_with(200, MSG_WAITALL, "WAITALL"));
@@ -244,7 +244,7 @@ fn server_turns_late(stage: &Stage) {
     });
 }
 
-/// Both block, as after a handshake of an event loop that hands the connection to a thread.
+/// Both turn blocking, as when an event loop passes a connection to a thread after the handshake.
 fn both_turn_late(stage: &Stage) {
     each_event(|| {
         let pair = stage.warm();
@@ -254,7 +254,7 @@ fn both_turn_late(stage: &Stage) {
     });
 }
 
-/// A blocking server behind a non-blocking client.
+/// A blocking server with a non-blocking client.
 fn served(stage: &Stage) -> Pair {
     connected(stage, NonBlocking, Blocking)
 }
@@ -283,7 +283,7 @@ fn server_blocks_after_rounds(stage: &Stage) {
     });
 }
 
-/// The server says its last and waits for the client's.
+/// The server shuts down its sending side and waits for the client's last message.
 fn server_half_closes(stage: &Stage) {
     for count in [0, 1, 40] {
         log(format!("-- after {count} round trips"));
@@ -311,7 +311,7 @@ fn server_waitall(stage: &Stage) {
     }
 }
 
-/// The time limit of a blocking recv is EAGAIN, and nothing else is.
+/// A blocking recv returns EAGAIN at its timeout, and only then.
 fn server_timeout(stage: &Stage) {
     for count in [0, 1, 40] {
         log(format!("-- after {count} round trips"));
@@ -325,7 +325,7 @@ fn server_timeout(stage: &Stage) {
     }
 }
 
-/// The blocking server takes a large message, and answers with one.
+/// The blocking server receives a large message and answers with another.
 fn server_bulk(stage: &Stage) {
     const LENGTH: usize = 8 << 20;
     let Pair { client, server, .. } = served(stage);
@@ -340,7 +340,7 @@ fn server_bulk(stage: &Stage) {
     service.join();
 }
 
-/// The blocking server's reader waits while its writer is held up and goes on.
+/// The blocking server's reader waits while its writer stalls and continues.
 fn server_threads(stage: &Stage) {
     const LENGTH: usize = 8 << 20;
     for count in [0, 40] {
@@ -357,7 +357,7 @@ fn server_threads(stage: &Stage) {
     }
 }
 
-/// accept and then O_NONBLOCK, as programs do that know no accept4.
+/// accept followed by O_NONBLOCK, as in programs that do not use accept4.
 fn server_becomes_nonblocking(stage: &Stage) {
     let pair = served(stage);
     let server = pair.server.turned(NonBlocking);
@@ -372,7 +372,7 @@ fn server_becomes_nonblocking(stage: &Stage) {
     let _ = server.recv(200);
 }
 
-/// A blocking client before a non-blocking server.
+/// A blocking client with a non-blocking server.
 fn client_blocks(stage: &Stage) {
     for count in [0, 40] {
         log(format!("-- after {count} round trips"));
@@ -384,7 +384,7 @@ fn client_blocks(stage: &Stage) {
     }
 }
 
-/// Blocking while it connects, non-blocking afterwards.
+/// Blocking during connect, non-blocking afterwards.
 fn client_blocks_for_connect(stage: &Stage) {
     let pair = connected(stage, Blocking, NonBlocking);
     let client = pair.client.turned(NonBlocking);

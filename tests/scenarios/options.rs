@@ -1,4 +1,4 @@
-//! Options of a socket, set before and after traffic: what they do, and what is read back.
+//! Socket options set before and after traffic: their effect, and what is read back.
 
 use libc::{IPPROTO_TCP, MSG_DONTWAIT, MSG_PEEK, POLLIN, POLLOUT, POLLRDHUP, SOL_SOCKET};
 
@@ -37,7 +37,7 @@ pub fn get(socket: Socket, level: i32, name: i32, words: &str) {
     socket.log(format!("{words} is {value}"));
 }
 
-/// A connection of which the accepted socket is prepared before there is traffic.
+/// A connection whose accepted socket is prepared before there is traffic.
 pub fn prepared(stage: &Stage, prepare: impl Fn(Socket)) -> Pair {
     let pair = stage.fresh();
     prepare(pair.client);
@@ -51,7 +51,7 @@ pub fn prepared(stage: &Stage, prepare: impl Fn(Socket)) -> Pair {
     pair
 }
 
-/// Options that say nothing of ports and times, as they are set and as they are by default.
+/// Options whose values involve neither ports nor times, as set and by default.
 const READ_BACK: [(i32, i32, i32, &str); 12] = [
     (SOL_SOCKET, libc::SO_KEEPALIVE, 1, "SO_KEEPALIVE"),
     (SOL_SOCKET, libc::SO_OOBINLINE, 1, "SO_OOBINLINE"),
@@ -69,7 +69,7 @@ const READ_BACK: [(i32, i32, i32, &str); 12] = [
 
 fn set_and_get(socket: Socket) {
     for (level, name, value, words) in READ_BACK {
-        // The sizes of buffers grow with traffic.
+        // Buffers grow with traffic.
         if !words.ends_with("BUF") {
             get(socket, level, name, words);
         }
@@ -116,7 +116,7 @@ fn late_buffers(stage: &Stage) {
     });
 }
 
-/// As small as they can be, with more unread than fits: what is there stays.
+/// Shrinks the buffers to their minimum with more unread than fits: the unread data stays.
 fn late_small_buffers(stage: &Stage) {
     both_ways(stage, |one, other| {
         for _ in 0..10 {
@@ -131,7 +131,7 @@ fn late_small_buffers(stage: &Stage) {
     });
 }
 
-/// close waits until the peer has everything, at most for the time it was given; there is no need to wait here.
+/// close waits, up to the timeout, until the peer has everything; there is no need to wait here.
 fn linger(stage: &Stage) {
     both_ways(stage, |one, other| {
         let outcome = calls::set_linger(one.fd(), 3);
@@ -142,7 +142,7 @@ fn linger(stage: &Stage) {
     });
 }
 
-/// Probes of an idle connection disturb nothing.
+/// Keepalive probes of an idle connection disturb nothing.
 fn keepalive(stage: &Stage) {
     let pair = stage.warm();
     for end in [pair.client, pair.server] {
@@ -159,7 +159,7 @@ fn keepalive(stage: &Stage) {
     pair.client.poll(POLLIN | POLLOUT | POLLRDHUP);
 }
 
-/// Data that is received but not read is no reason to give up.
+/// Data received but not read is no reason to give up.
 fn user_timeout(stage: &Stage) {
     both_ways(stage, |one, other| {
         set(one, IPPROTO_TCP, libc::TCP_USER_TIMEOUT, 100, "TCP_USER_TIMEOUT");
@@ -187,7 +187,7 @@ fn quickack_nodelay(stage: &Stage) {
     });
 }
 
-/// Writable says: little is unsent.
+/// Writable means that little is unsent.
 fn notsent_lowat(stage: &Stage) {
     both_ways(stage, |one, other| {
         set(
@@ -202,7 +202,7 @@ fn notsent_lowat(stage: &Stage) {
     });
 }
 
-/// A stream of large messages to a reader that begins late, and then small ones: what the program has not set is as it was.
+/// Large messages to a reader that starts late, then small ones: options that the program has not set keep their values.
 fn after_bulk(stage: &Stage) {
     const MESSAGE: usize = 65_536;
     const MESSAGES: usize = 200;
@@ -223,7 +223,7 @@ fn after_bulk(stage: &Stage) {
             one.send_quietly(100);
             other.recv_quietly(100);
         }
-        // An end leaves when it acknowledges, which a receiver puts off.
+        // An end leaves when it acknowledges, which a receiver delays.
         pause(60);
         for (from, to) in [(other, one), (one, other)] {
             from.send_quietly(100);
@@ -239,7 +239,7 @@ fn set_ulp(socket: Socket) {
     let _ = socket.logged("TCP_ULP tls", outcome);
 }
 
-/// Without its further steps it changes nothing of what is sent; a kernel may lack it.
+/// On its own it changes nothing that is sent; the kernel may lack it.
 fn ulp_early(stage: &Stage) {
     let pair = prepared(stage, set_ulp);
     let _ = pair.client.send(100);
@@ -260,7 +260,7 @@ fn ulp_late(stage: &Stage) {
     });
 }
 
-/// What a tool does that saves a connection: the queues are asked, and the connection goes on.
+/// A checkpoint tool reads the queues in repair mode, and the connection continues.
 fn repair_late(stage: &Stage) {
     const RECEIVE_QUEUE: i32 = 1;
     const SEND_QUEUE: i32 = 2;

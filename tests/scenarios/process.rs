@@ -1,4 +1,4 @@
-//! Several processes with one socket: inherited by fork and by exec, handed over, closed by one of them.
+//! One socket in several processes: inherited by fork and exec, passed on, closed by one of them.
 
 use std::fs;
 
@@ -39,17 +39,17 @@ fn join(child: i32) {
     log(format!("the child ends with {}", text(calls::wait_for(child))));
 }
 
-/// Does something in a child, and waits for its end.
+/// Runs a closure in a child, and waits for its exit.
 fn in_child(work: impl FnOnce()) {
     join(fork(work));
 }
 
-/// The same socket, with both of its streams counted from here.
+/// The same socket, with both of its streams counted from this point.
 fn from_here(socket: Socket) -> Socket {
     Socket::new(socket.name, socket.fd(), socket.mode())
 }
 
-/// Parent and child send and receive in turn; the order of the calls is that of the bytes.
+/// Parent and child send and receive in turn; the bytes follow the order of the calls.
 fn both_use(stage: &Stage) {
     both_ways(stage, |one, other| {
         for _ in 0..2 {
@@ -70,7 +70,7 @@ fn both_use(stage: &Stage) {
     });
 }
 
-/// A child that writes while the parent reads, and the peer likewise.
+/// The child writes while the parent reads, and so does the peer.
 fn both_use_bulk(stage: &Stage) {
     const LENGTH: usize = 4 << 20;
     let pair = stage.warm();
@@ -102,7 +102,7 @@ fn served_by_child(client: Socket, server: Socket) {
         client.recv_quietly(64);
     }
     join(child);
-    // This process has it too.
+    // This process still holds the socket.
     client.poll(EVENTS);
     let _ = client.recv_now(1);
     server.close();
@@ -119,7 +119,7 @@ fn child_serves_fresh(stage: &Stage) {
     served_by_child(pair.client, pair.server);
 }
 
-/// A socket that one of two holders closes is as it was.
+/// A socket closed by one of its two holders still works.
 fn close_in_one(stage: &Stage) {
     both_ways(stage, |one, other| {
         let _ = other.send(100);
@@ -137,7 +137,7 @@ fn close_in_one(stage: &Stage) {
     });
 }
 
-/// A connection that one of two holders shuts down is shut for both.
+/// A connection shut down by one of its two holders is shut down for both.
 fn shutdown_in_one(stage: &Stage) {
     both_ways(stage, |one, other| {
         in_child(|| one.shutdown(SHUT_WR));
@@ -184,7 +184,7 @@ fn last_holder_killed(stage: &Stage) {
     });
 }
 
-/// The other descriptor of a socket is the socket.
+/// A duplicated descriptor refers to the same socket.
 fn duplicate(stage: &Stage) {
     both_ways(stage, |one, other| {
         let fd = calls::duplicate(one.fd()).expect("failed to duplicate a descriptor");
@@ -192,7 +192,7 @@ fn duplicate(stage: &Stage) {
         one.wait_unread(100);
         one.close();
         let one = Socket::new(one.name, fd, one.mode());
-        // Its streams are counted by the first one.
+        // The first descriptor counts the streams.
         let mut bytes = [0; 200];
         let _ = one.logged("recv 200", sys::recv(fd, &mut bytes, 0));
         let other = from_here(other);
@@ -205,13 +205,13 @@ fn duplicate(stage: &Stage) {
     });
 }
 
-/// A child that is there before the connection, receives one end over a Unix socket, and serves it.
+/// A child forked before the connection exists, which receives one end over a Unix socket and serves it.
 struct Heir {
     child: i32,
     over: i32,
 }
 
-/// Rounds that the heir answers.
+/// Rounds answered by the heir.
 const ROUNDS: usize = 20;
 
 fn heir(stage: &Stage, begin: fn(), unread: usize) -> Heir {
@@ -234,7 +234,7 @@ fn heir(stage: &Stage, begin: fn(), unread: usize) -> Heir {
 }
 
 impl Heir {
-    /// Hands the server's end over, closes it here, and talks to the heir.
+    /// Passes the server's end on, closes it here, and talks to the heir.
     fn inherits(self, client: Socket, server: Socket) {
         calls::send_descriptor(self.over, server.fd()).expect("failed to send a descriptor");
         sys::close(server.fd()).expect("failed to close a socket");
@@ -270,7 +270,7 @@ fn hand_over_unread(stage: &Stage) {
     heir.inherits(client, pair.server);
 }
 
-/// The heir runs in another cgroup, where the test has one for it.
+/// The heir runs in another cgroup if the test provides one.
 fn hand_over_outside(stage: &Stage) {
     fn leave() {
         if let Some(procs) = std::env::var_os("SCENARIOS_OUTSIDE") {
@@ -282,7 +282,7 @@ fn hand_over_outside(stage: &Stage) {
     heir.inherits(from_here(pair.client), pair.server);
 }
 
-/// Data, and the end, come while the descriptor is in nobody's hands but on its way.
+/// Data and the end of the stream arrive while the descriptor is in flight between processes.
 fn on_the_way(stage: &Stage) {
     let pair = stage.warm();
     let (client, server) = (pair.client, pair.server);

@@ -1,4 +1,4 @@
-//! Options that change what recv and poll say: the low-water mark, the peek offset, control messages.
+//! Options that change what recv and poll return: the low-water mark, the peek offset, control messages.
 
 use libc::{IPPROTO_TCP, MSG_DONTWAIT, MSG_PEEK, POLLIN, POLLRDHUP, SHUT_WR, SO_RCVLOWAT, SOL_SOCKET};
 
@@ -25,7 +25,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("options-inq-late", inq_late),
 ];
 
-/// Poll is quiet below the mark and says readable at it and at the end.
+/// poll reports nothing below the mark, and readable at the mark and at the end of the stream.
 fn around_the_mark(reader: Socket, writer: Socket) {
     for _ in 0..2 {
         let _ = writer.send(400);
@@ -34,7 +34,7 @@ fn around_the_mark(reader: Socket, writer: Socket) {
         let _ = writer.send(600);
         wait_for_delivery(writer);
         reader.poll(POLLIN);
-        // A recv that does not wait takes what there is.
+        // A non-blocking recv takes what there is.
         let _ = reader.recv_now(700);
         reader.poll(POLLIN);
         let _ = reader.recv_now(700);
@@ -53,7 +53,7 @@ fn set_mark(socket: Socket) {
     get(socket, SOL_SOCKET, SO_RCVLOWAT, "SO_RCVLOWAT");
 }
 
-/// Set by the program before it reads or writes, on the listener's side too.
+/// Set before the program reads or writes: on the accepted socket, the listener, and the client.
 fn rcvlowat_early(stage: &Stage) {
     let pair = stage.fresh();
     set_mark(pair.server);
@@ -76,7 +76,7 @@ fn rcvlowat_late(stage: &Stage) {
     });
 }
 
-/// After the option there is some traffic first, which the reader takes as it comes.
+/// The option is followed by some traffic that the reader consumes as it arrives.
 fn rcvlowat_with_traffic(stage: &Stage) {
     both_ways(stage, |one, other| {
         set_mark(one);
@@ -91,7 +91,7 @@ fn rcvlowat_with_traffic(stage: &Stage) {
     });
 }
 
-/// A mark below what is unread makes the socket readable again, and one above it not.
+/// Lowering the mark below the unread bytes makes the socket readable again; raising it above does not.
 fn rcvlowat_unread(stage: &Stage) {
     both_ways(stage, |one, other| {
         let _ = other.send(500);
@@ -104,7 +104,7 @@ fn rcvlowat_unread(stage: &Stage) {
     });
 }
 
-/// A blocking recv waits for as much as the mark says.
+/// A blocking recv waits for as many bytes as the mark demands.
 fn rcvlowat_recv_waits(stage: &Stage) {
     both_ways(stage, |one, other| {
         set_mark(one);
@@ -119,7 +119,7 @@ fn rcvlowat_recv_waits(stage: &Stage) {
     });
 }
 
-/// The offset moves the window: what is seen is told by its place in the stream.
+/// The offset moves the window: the bytes show which part of the stream was seen.
 fn peek(socket: Socket, stream: &[u8], length: usize) {
     let mut bytes = vec![0; length];
     let outcome = sys::recv(socket.fd(), &mut bytes, MSG_PEEK | MSG_DONTWAIT);
@@ -146,7 +146,7 @@ fn with_peek_offset(reader: Socket, writer: Socket) {
     let _ = reader.recv(1000);
 }
 
-/// SO_PEEK_OFF of the kernel, which the libc crate has for some machines only.
+/// The kernel's SO_PEEK_OFF, which the libc crate has for some architectures only.
 const SO_PEEK_OFF: i32 = 42;
 
 fn peek_off_early(stage: &Stage) {
@@ -179,7 +179,7 @@ fn peek_off_with_traffic(stage: &Stage) {
     });
 }
 
-/// The control messages of one message, by kind and size; `value` of those that hold a number.
+/// The control messages of one message, by type and size; with `value` for those that hold a number.
 fn recv_control(reader: Socket, length: usize) {
     let mut bytes = vec![0; length];
     reader.wait_if_nonblocking(POLLIN);
@@ -201,7 +201,7 @@ fn recv_control(reader: Socket, length: usize) {
     ));
 }
 
-/// The sizes and kinds of control messages; times are not compared.
+/// The sizes and types of control messages; timestamps are not compared.
 fn with_control(reader: Socket, writer: Socket) {
     for _ in 0..2 {
         let _ = writer.send(100);
@@ -218,7 +218,7 @@ fn with_control(reader: Socket, writer: Socket) {
 
 fn ask_for_timestamps(socket: Socket) {
     set(socket, SOL_SOCKET, libc::SO_TIMESTAMPNS, 1, "SO_TIMESTAMPNS");
-    // The kernel begins to take times a while after the first socket wants them.
+    // The kernel starts to take timestamps some time after the first socket asks for them.
     pause(100);
 }
 

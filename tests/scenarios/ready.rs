@@ -1,4 +1,4 @@
-//! What select and poll say in every state of a connection, what ends their wait, and what ioctl counts.
+//! What select and poll report in every state of a connection, what wakes them, and what the ioctls count.
 
 use libc::{POLLIN, POLLOUT, POLLPRI, POLLRDHUP, SHUT_RDWR, SHUT_WR};
 
@@ -34,7 +34,7 @@ fn selects(pair: Pair, when: &str) {
     }
 }
 
-/// A connection in all of its states, from warm to reset.
+/// Takes a connection through all of its states, from warm to reset.
 fn states(stage: &Stage, look: fn(Pair, &str)) {
     let pair = stage.warm();
     look(pair, "idle");
@@ -74,11 +74,11 @@ fn poll_states(stage: &Stage) {
 }
 
 fn select_states(stage: &Stage) {
-    // select refuses a closed descriptor for all; the client tells enough.
+    // select fails outright on a closed descriptor; the client covers these states.
     states(stage, selects);
 }
 
-/// What ends the wait of a thread: a message, the end, a reset.
+/// Everything that wakes a waiting thread: a message, the end of the stream, a reset.
 pub fn each_wake(stage: &Stage, wait: fn(Socket)) {
     for what in ["message", "end", "own shutdown", "reset"] {
         log(format!("-- {what}"));
@@ -99,7 +99,7 @@ pub fn each_wake(stage: &Stage, wait: fn(Socket)) {
 fn poll_wakes(stage: &Stage) {
     each_wake(stage, |server| {
         let _ = sys::poll(server.fd(), POLLIN | POLLRDHUP, -1);
-        // One that is woken early enough sees less than one that looks later.
+        // A thread that wakes early enough sees less than one that looks later.
         pause(20);
         server.poll(POLLIN | POLLRDHUP);
     });
@@ -152,7 +152,7 @@ fn fionread_before_accept(stage: &Stage) {
     server.fionread();
 }
 
-/// What is still to be acknowledged; with everything received it becomes nothing.
+/// The bytes not yet acknowledged, which must drop to 0 once everything is received.
 fn outq(stage: &Stage) {
     let pair = stage.warm();
     let _ = pair.client.send(100);

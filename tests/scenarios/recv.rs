@@ -1,4 +1,4 @@
-//! Ways to receive: peeking, waiting for all, cutting off, pieces, time limits, wrong addresses.
+//! Ways to receive: peeking, waiting for everything, truncation, pieces, timeouts, bad addresses.
 
 use libc::{MSG_DONTWAIT, MSG_ERRQUEUE, MSG_PEEK, MSG_TRUNC, MSG_WAITALL};
 
@@ -36,7 +36,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("recv-sent-before-accept", sent_before_accept).cold(),
 ];
 
-/// Bytes that were looked at are received again.
+/// Peeked bytes are received again.
 fn peek(stage: &Stage) {
     let pair = stage.warm();
     let _ = pair.client.send(100);
@@ -50,7 +50,7 @@ fn peek(stage: &Stage) {
     let _ = pair.server.recv_with(100, MSG_PEEK | MSG_DONTWAIT, "PEEK now");
 }
 
-/// A reader that waits to look.
+/// A reader that blocks in a peek.
 fn peek_waits(stage: &Stage) {
     let pair = stage.warm();
     let server = pair.server;
@@ -63,7 +63,7 @@ fn peek_waits(stage: &Stage) {
     let _ = server.recv(100);
 }
 
-/// Two messages, of which the second comes while the reader waits.
+/// Two messages, the second of which arrives while the reader waits.
 fn waitall(stage: &Stage) {
     let pair = stage.warm();
     let _ = pair.client.send(100);
@@ -83,7 +83,7 @@ fn waitall_both_there(stage: &Stage) {
     let _ = pair.server.recv_with(50, MSG_WAITALL, "WAITALL");
 }
 
-/// One message that is longer than what a socket holds.
+/// One message longer than a socket's buffers.
 fn waitall_large(stage: &Stage) {
     const LENGTH: usize = 4 << 20;
     let pair = stage.warm();
@@ -102,7 +102,7 @@ fn waitall_large(stage: &Stage) {
     writer.join();
 }
 
-/// The end comes before all is there.
+/// The stream ends before everything is there.
 fn waitall_end(stage: &Stage) {
     let pair = stage.warm();
     let _ = pair.client.send(100);
@@ -134,7 +134,7 @@ fn dontwait(stage: &Stage) {
     let _ = pair.server.recv_now(10);
 }
 
-/// Bytes that are thrown away though there is a buffer for them.
+/// Bytes discarded although there is a buffer for them.
 fn trunc_buffer(stage: &Stage) {
     let pair = stage.warm();
     let _ = pair.client.send(100);
@@ -147,7 +147,7 @@ fn trunc_buffer(stage: &Stage) {
     let _ = pair.server.recv(100);
 }
 
-/// Bytes that are thrown away, with no buffer.
+/// Bytes discarded without a buffer.
 fn trunc_null(stage: &Stage) {
     let pair = stage.warm();
     let _ = pair.client.send(100);
@@ -158,7 +158,7 @@ fn trunc_null(stage: &Stage) {
     let _ = pair.server.recv(100);
 }
 
-/// A recv of no bytes waits for one that could be received, and takes none.
+/// A zero-length recv waits for data, and takes none.
 fn zero_length(stage: &Stage) {
     let pair = stage.warm();
     let server = pair.server;
@@ -176,7 +176,7 @@ fn zero_length(stage: &Stage) {
     let _ = server.recv(0);
 }
 
-/// A message of no bytes is none.
+/// A zero-length send is no message.
 fn send_zero_length(stage: &Stage) {
     let pair = stage.warm();
     let _ = pair.client.send(0);
@@ -199,7 +199,7 @@ fn errqueue(stage: &Stage) {
     let _ = pair.server.recv(10);
 }
 
-/// Reads that end within messages and at their borders.
+/// Reads that end within messages and at their boundaries.
 fn pieces(stage: &Stage) {
     let pair = stage.warm();
     for length in [1000, 100] {
@@ -216,7 +216,7 @@ fn vectors(lengths: &[usize]) -> Vec<Vec<u8>> {
     lengths.iter().map(|length| vec![0; *length]).collect()
 }
 
-/// The line of a call that has filled these pieces.
+/// Logs a call that has filled these pieces.
 fn filled(server: Socket, call: &str, pieces: &[Vec<u8>], outcome: Outcome) {
     let mut bytes = pieces.concat();
     bytes.truncate(outcome.unwrap_or(0));
@@ -288,7 +288,7 @@ fn read_write(stage: &Stage) {
     }
 }
 
-/// Messages without an answer, of which all are there, some of them through TCP.
+/// One-way messages, all unread at once, some of which went through TCP.
 fn many_messages(stage: &Stage) {
     let pair = stage.warm();
     for _ in 0..100 {
@@ -311,7 +311,7 @@ fn large_message(stage: &Stage) {
     }
 }
 
-/// SO_RCVTIMEO ends a recv without data, and none with it.
+/// SO_RCVTIMEO ends a recv without data, and has no effect with data.
 fn timeout(stage: &Stage) {
     let pair = stage.warm();
     let server = pair.server;
@@ -344,7 +344,7 @@ fn timeout_waitall(stage: &Stage) {
     let _ = server.recv_with(10, MSG_WAITALL, "WAITALL");
 }
 
-/// A wrong address loses nothing.
+/// A bad address loses no data.
 fn bad_address(stage: &Stage) {
     let pair = stage.warm();
     let _ = pair.client.send(100);
@@ -364,7 +364,7 @@ fn send_bad_address(stage: &Stage) {
     let _ = pair.server.recv(100);
 }
 
-/// A buffer of which only the first page is there: what is said to be sent is what arrives.
+/// A buffer whose first page alone is mapped: what arrives is what send reported.
 fn send_partly_bad_address(stage: &Stage) {
     let pair = stage.warm();
     let mut page = sys::Page::new();
@@ -379,7 +379,7 @@ fn send_partly_bad_address(stage: &Stage) {
     let _ = pair.server.recv(100);
 }
 
-/// The first recv of a connection waits already when the first message comes.
+/// The first recv of a connection is already waiting when the first message arrives.
 fn before_first_message(stage: &Stage) {
     let pair = stage.fresh();
     for (from, to) in [(pair.client, pair.server), (pair.server, pair.client)] {
@@ -389,7 +389,7 @@ fn before_first_message(stage: &Stage) {
     }
 }
 
-/// Bytes that came before the connection was accepted, and after.
+/// Bytes that arrived before the connection was accepted, and after.
 fn sent_before_accept(stage: &Stage) {
     let listener = stage.listener();
     let client = stage.socket();

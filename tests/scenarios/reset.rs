@@ -1,4 +1,4 @@
-//! Resets, at every moment: while the other end reads, writes, waits, or has bytes unread; and connections refused.
+//! Resets at every moment: while the peer reads, writes, waits, or has unread data; and refused connections.
 
 use libc::{MSG_NOSIGNAL, MSG_PEEK, POLLERR, POLLIN, POLLOUT, POLLRDHUP, SHUT_RD, SHUT_WR};
 
@@ -69,7 +69,7 @@ fn while_polling(stage: &Stage) {
     });
 }
 
-/// What came before the reset is still read, and the error after it.
+/// Data that arrived before the reset is still read, then the error.
 fn unread(stage: &Stage) {
     both_ways(stage, |one, other| {
         let _ = one.send(150);
@@ -106,7 +106,7 @@ fn unread_peek(stage: &Stage) {
     });
 }
 
-/// Who resets throws away what it has not read.
+/// The end that resets discards what it has not read.
 fn own_unread(stage: &Stage) {
     both_ways(stage, |one, other| {
         let _ = other.send(100);
@@ -165,7 +165,7 @@ fn then_send_nosignal(stage: &Stage) {
     });
 }
 
-/// The error is told once: to the first call that asks.
+/// The error is reported once, to the first call that asks.
 fn then_send_then_read(stage: &Stage) {
     count_sigpipe();
     both_ways(stage, |one, other| {
@@ -216,7 +216,7 @@ fn after_their_shutdown(stage: &Stage) {
     });
 }
 
-/// Bytes of both directions are unread.
+/// Both directions have unread bytes.
 fn sent_before(stage: &Stage) {
     both_ways(stage, |one, other| {
         let _ = one.send(100);
@@ -245,7 +245,7 @@ fn first_message(stage: &Stage) {
     }
 }
 
-/// Nobody listens any more.
+/// The listener is gone.
 fn refused(stage: &Stage) {
     let client = stage.socket();
     let listener = stage.listener();
@@ -258,7 +258,7 @@ fn refused(stage: &Stage) {
     let _ = client.send_with(10, MSG_NOSIGNAL, "NOSIGNAL");
 }
 
-/// A socket that was refused connects elsewhere and is used.
+/// A refused socket connects elsewhere and works.
 fn connect_again(stage: &Stage) {
     let client = stage.socket();
     let gone = stage.listener();
@@ -266,7 +266,7 @@ fn connect_again(stage: &Stage) {
     gone.close();
     let _ = client.logged("connect", stage.connect_to(client, port));
     let listener = stage.listener();
-    // A non-blocking socket is told once more that the first attempt failed.
+    // A non-blocking socket reports the first attempt's failure once more.
     if client.logged("connect", stage.connect(client, listener)).is_err() {
         let _ = client.logged("connect", stage.connect(client, listener));
     }
@@ -277,7 +277,7 @@ fn connect_again(stage: &Stage) {
     let _ = pair.server.recv(100);
 }
 
-/// The client has gone when it is accepted.
+/// The client has already reset when it is accepted.
 fn before_accept(stage: &Stage) {
     let listener = stage.listener();
     let client = stage.socket();
@@ -289,7 +289,7 @@ fn before_accept(stage: &Stage) {
     ends(server);
 }
 
-/// A connection that is dissolved by connecting to no address, and used again.
+/// A connection dissolved by connect to AF_UNSPEC, whose socket is then used again.
 fn by_disconnect(stage: &Stage) {
     let pair = stage.warm();
     let _ = pair.client.send(100);

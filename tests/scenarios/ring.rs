@@ -15,7 +15,7 @@ pub const SEND: u8 = 26;
 pub const RECV: u8 = 27;
 pub const SEND_ZC: u8 = 47;
 
-/// The completion is followed by another one of the same request.
+/// More completions of the same request will follow.
 pub const MORE: u32 = 2;
 
 const ENTRIES: u32 = 8;
@@ -23,7 +23,7 @@ const SINGLE_MMAP: u32 = 1;
 const OFFSET_OF_REQUESTS: i64 = 0x1000_0000;
 const GET_EVENTS: u32 = 1;
 
-/// struct io_sqring_offsets and struct io_cqring_offsets, of which the fields are named differently.
+/// struct io_sqring_offsets and struct io_cqring_offsets, whose fields only differ in their names.
 #[repr(C)]
 #[derive(Default)]
 struct Offsets {
@@ -32,9 +32,9 @@ struct Offsets {
     ring_mask: u32,
     ring_entries: u32,
     fifth: u32,
-    /// Of requests: how many were dropped. Of completions: where their array lies.
+    /// Submission ring: the number of dropped requests. Completion ring: the offset of the entries.
     sixth: u32,
-    /// Of requests: where the array of their numbers lies.
+    /// Submission ring: the offset of the index array.
     seventh: u32,
     reserved: u32,
     address: u64,
@@ -85,7 +85,7 @@ pub struct Completion {
     pub flags: u32,
 }
 
-/// It lives as long as the process.
+/// Lives as long as the process.
 pub struct Ring {
     fd: RawFd,
     ring: *mut u8,
@@ -110,7 +110,7 @@ impl Ring {
         // SAFETY: the kernel reads and writes one struct io_uring_params.
         let fd = outcome(unsafe { libc::syscall(libc::SYS_io_uring_setup, ENTRIES, &raw mut parameters) })?;
         let fd = fd as RawFd;
-        // Kernels since 5.4 have both rings in one mapping.
+        // Kernels since 5.4 map both rings at once.
         assert!(parameters.features & SINGLE_MMAP != 0, "an io_uring of old");
         let completions =
             parameters.completions.sixth as usize + parameters.cq_entries as usize * mem::size_of::<Entry>();
@@ -125,7 +125,7 @@ impl Ring {
         })
     }
 
-    /// A number that the kernel reads or writes, so far from the beginning of the rings.
+    /// A shared counter at this offset from the start of the rings.
     fn at(&self, offset: u32) -> &AtomicU32 {
         // SAFETY: the offsets that the kernel gave lie in the mapping and are aligned, and the mapping stays.
         unsafe { AtomicU32::from_ptr(self.ring.add(offset as usize).cast()) }
@@ -160,7 +160,7 @@ impl Ring {
         self.enter(1, 0)
     }
 
-    /// A request on these bytes, which are never freed; `flags` are those of the operation.
+    /// A transfer of these bytes, which are never freed; `flags` are the operation's own.
     pub fn transfer(&self, operation: u8, fd: RawFd, bytes: &'static mut [u8], flags: i32, id: u64) {
         let request = Request {
             operation,
@@ -174,7 +174,7 @@ impl Ring {
         self.submit(request).expect("failed to submit a request");
     }
 
-    /// A request for one of these events.
+    /// A one-shot poll for any of these events.
     pub fn poll(&self, fd: RawFd, events: i16, id: u64) {
         let request = Request {
             operation: POLL_ADD,
@@ -218,7 +218,7 @@ impl Ring {
         })
     }
 
-    /// The next completion, waited for.
+    /// Waits for the next completion.
     pub fn wait(&self) -> Completion {
         loop {
             if let Some(completion) = self.look() {

@@ -1,7 +1,7 @@
-//! What programs do with TCP sockets, as scenarios: each writes down every result, and the same transcript is expected
-//! on plain TCP and under acceleration.
+//! What programs do with TCP sockets, as scenarios: each logs every result, and the transcript must be the same on
+//! plain TCP and under acceleration.
 //!
-//! A line of the output is a scenario's name, a tab, `log` or `note`, a tab, and a text. Notes are not compared.
+//! An output line is a scenario's name, a tab, `log` or `note`, a tab, and a text. Notes are not compared.
 
 mod calls;
 mod close;
@@ -65,7 +65,7 @@ const GROUPS: &[&[Scenario]] = &[
     identity::SCENARIOS,
 ];
 
-/// A scenario that takes longer has hung: they take less than a second.
+/// Scenarios take less than a second, so one that takes longer has hung.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Most scenarios sleep most of the time.
 const AT_A_TIME: usize = 8;
@@ -77,20 +77,20 @@ struct Cli {
     family: Family,
     #[arg(long, value_enum, default_value = "nonblocking")]
     mode: Mode,
-    /// Where connections are when a scenario begins
+    /// State of the connections when a scenario begins
     #[arg(long, value_enum, default_value = "admitted")]
     start: Start,
-    /// Print the names of the scenarios, and whether they begin with a warm connection
+    /// Print the names of the scenarios, and if they begin with a warm connection
     #[arg(long)]
     list: bool,
     /// Run this one scenario in this process
     #[arg(long, conflicts_with = "names", hide = true)]
     alone: Option<String>,
-    /// Which scenarios to run [default: all]
+    /// Scenarios to run [default: all]
     names: Vec<String>,
 }
 
-/// The scenarios that say something in this mode, from this start.
+/// The scenarios that apply to this mode and start.
 fn scenarios(cli: &Cli) -> impl Iterator<Item = &'static Scenario> {
     let Cli { mode, start, .. } = *cli;
     let all = GROUPS.iter().flat_map(|group| group.iter());
@@ -103,7 +103,7 @@ fn find(name: &str, cli: &Cli) -> Result<&'static Scenario> {
     found.with_context(|| format!("no scenario `{name}` in this mode, from this start; --list lists them"))
 }
 
-/// Starts a scenario in a process of its own, which leads a process group so that its children end with it.
+/// Starts a scenario in a process of its own, which leads a process group so that its children can be killed with it.
 fn start(scenario: &Scenario, cli: &Cli) -> Result<Child> {
     let mut command = Command::new(std::env::current_exe().context("failed to find this program")?);
     let options = [
@@ -127,7 +127,7 @@ fn name_of(value: impl ValueEnum) -> String {
     name.map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
-/// Runs a scenario to its end or its deadline: its lines, with a last one that says how it ended unless that was well.
+/// Runs a scenario until it ends or its deadline expires: its lines, plus one on how it ended unless it succeeded.
 fn run(scenario: &Scenario, cli: &Cli) -> Result<Vec<String>> {
     let deadline = Instant::now() + DEADLINE;
     let mut child = start(scenario, cli)?;
@@ -150,7 +150,7 @@ fn run(scenario: &Scenario, cli: &Cli) -> Result<Vec<String>> {
             _ => break false,
         }
     };
-    // With what it left behind. It is not reaped yet, so nobody else has its number.
+    // Kills its leftover children too. It is not reaped yet, so its pid cannot have been reused.
     let _ = sys::kill_group(child.id());
     let status = child.wait().context("failed to wait for a scenario")?;
     let mut lines = lines.join().expect("a reader of lines does not panic");

@@ -1,4 +1,4 @@
-//! Signals that come while a thread waits on a socket, with and without SA_RESTART.
+//! Signals to a thread that waits on a socket, with and without SA_RESTART.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,7 +38,7 @@ pub const SCENARIOS: &[Scenario] = &[
 
 const SIGNAL: i32 = libc::SIGUSR1;
 
-/// Counts the signals of `interrupt`; `flags` are SA_RESTART or 0.
+/// Counts the signals sent by `interrupt`; `flags` are SA_RESTART or 0.
 pub fn expect_signals(flags: i32) {
     sys::count_signal(SIGNAL, flags).expect("failed to install a handler");
 }
@@ -47,7 +47,7 @@ fn log_caught() {
     log(format!("caught: {}", eventually(|| sys::signals_caught() > 0)));
 }
 
-/// Signals a sleeping thread, and says whether that ended its sleep.
+/// Signals a sleeping thread and logs if that ended its sleep.
 pub fn interrupt<T>(sleeper: &Background<T>) {
     if sleeper.is_finished() {
         log("the call was over before the signal");
@@ -63,7 +63,7 @@ pub fn interrupt<T>(sleeper: &Background<T>) {
     });
 }
 
-/// A reader that is signalled twice, before the data that it waits for.
+/// A reader that is signalled twice before the data that it waits for arrives.
 fn interrupted_reader(reader: Socket, writer: Socket, flags: i32) {
     expect_signals(flags);
     let waiting = background(move || reader.recv_with(100, 0, ""));
@@ -83,7 +83,7 @@ fn recv_restart(stage: &Stage) {
     both_ways(stage, |one, other| interrupted_reader(one, other, SA_RESTART));
 }
 
-/// Before anything was sent.
+/// On a connection that has carried nothing yet.
 fn recv_fresh(stage: &Stage) {
     let pair = stage.fresh();
     interrupted_reader(pair.server, pair.client, 0);
@@ -98,14 +98,14 @@ fn recv_fresh_restart(stage: &Stage) {
     interrupted_reader(pair.client, pair.server, SA_RESTART);
 }
 
-/// A call with a time limit is not restarted.
+/// A call with a timeout is not restarted.
 fn recv_timeout(stage: &Stage) {
     let pair = stage.warm();
     sys::set_timeout(pair.server.fd(), libc::SO_RCVTIMEO, 5000).expect("failed to set a timeout");
     interrupted_reader(pair.server, pair.client, SA_RESTART);
 }
 
-/// What has come by then is the result.
+/// The result is what has arrived by then.
 fn recv_waitall(stage: &Stage) {
     let pair = stage.warm();
     let (client, server) = (pair.client, pair.server);
@@ -133,7 +133,7 @@ fn recv_peek(stage: &Stage) {
     let _ = server.recv(100);
 }
 
-/// A thread that sends until it is told to stop or a send fails: it waits for room, and if some comes late it sends more.
+/// A thread that sends until it is stopped or a send fails; it waits for room, and room that appears late is used too.
 pub struct Writer {
     socket: Socket,
     is_told: Arc<AtomicBool>,
@@ -161,7 +161,7 @@ impl Writer {
         }
     }
 
-    /// Its end, while the reader takes all that it has sent.
+    /// Joins the thread while the reader takes everything it has sent.
     pub fn finish(self, reader: Socket) {
         self.is_told.store(true, Ordering::SeqCst);
         let mut taken = 0;
@@ -181,8 +181,8 @@ impl Writer {
     }
 }
 
-/// A writer that waits for room and is signalled, then the reader goes on. A signal may find a part of a message sent,
-/// and ends it there: the next one finds nothing sent.
+/// A writer that waits for room is signalled, then the reader continues. The first signal may end a send that has
+/// taken part of its message; the next finds nothing sent.
 fn interrupted_writer(one: Socket, other: Socket, flags: i32) {
     expect_signals(flags);
     let writer = Writer::start(one);
@@ -214,7 +214,7 @@ fn send_timeout(stage: &Stage) {
     interrupted_writer(pair.client, pair.server, SA_RESTART);
 }
 
-/// A signal in the middle of a large send: what was taken by then is the result.
+/// A signal in the middle of a large send: the result is what was taken by then.
 fn send_part(stage: &Stage) {
     const LENGTH: usize = 32 << 20;
     both_ways(stage, |one, other| {
@@ -233,7 +233,7 @@ fn send_part(stage: &Stage) {
     });
 }
 
-/// A thread in `wait` is signalled, and starts again; then there is data.
+/// A thread in `wait` is signalled and waits again; then data arrives.
 fn interrupted_wait(reader: Socket, writer: Socket, wait: fn(Socket)) {
     for flags in [0, SA_RESTART] {
         expect_signals(flags);
@@ -284,7 +284,7 @@ fn epoll(stage: &Stage) {
     both_ways(stage, |one, other| interrupted_wait(one, other, wait_in_epoll));
 }
 
-/// A handler that ran before there was data has no effect on the calls after it.
+/// A signal handled before data arrives has no effect on later calls.
 fn before_data(stage: &Stage) {
     let pair = stage.warm();
     expect_signals(0);
@@ -294,7 +294,7 @@ fn before_data(stage: &Stage) {
     let _ = pair.server.recv(200);
 }
 
-/// Waits for the signal that announces something.
+/// Waits for a signal that announces an event.
 fn announced(what: &str) {
     log(format!("{what}: {}", eventually(|| sys::signals_caught() > 0)));
 }
@@ -308,7 +308,7 @@ fn announcements(stage: &Stage, signal: i32) {
             calls::fcntl(one.fd(), F_SETSIG, signal).expect("failed to set the signal");
         }
         calls::set_flag(one.fd(), libc::O_ASYNC, true).expect("failed to set O_ASYNC");
-        // Some are left from before.
+        // Discards signals left over from before.
         sys::signals_caught();
         let _ = other.send(100);
         announced("a signal for data");
@@ -321,7 +321,7 @@ fn announcements(stage: &Stage, signal: i32) {
         other.recv_quietly(filled);
         one.wait(POLLOUT);
         announced("a signal for room");
-        // The last acknowledgements have come by then, and their signals with them.
+        // Waits for the last acknowledgements, since they raise signals too.
         eventually(|| sys::ioctl(one.fd(), libc::TIOCOUTQ) == Ok(0));
         sys::signals_caught();
         other.shutdown(SHUT_WR);
@@ -330,7 +330,7 @@ fn announcements(stage: &Stage, signal: i32) {
     });
 }
 
-/// F_SETSIG of the kernel, which the libc crate lacks.
+/// The kernel's F_SETSIG, which the libc crate lacks.
 const F_SETSIG: i32 = 10;
 
 fn io(stage: &Stage) {

@@ -1,4 +1,4 @@
-//! Readers that stop: a sender is held up, and goes on with every byte in place when the reader does.
+//! Readers that stop: the sender stalls, and continues with every byte in place once the reader does.
 
 use libc::{EPOLL_CTL_ADD, MSG_DONTWAIT, POLLERR, POLLIN, POLLOUT, POLLRDHUP, SHUT_WR};
 
@@ -24,7 +24,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("slow-outq", outq),
 ];
 
-/// Sends messages of this size until no more are taken, for good: how many bytes were.
+/// Sends messages of this size until none is taken any more, and returns the bytes that were.
 pub fn fill(end: Socket, size: usize) -> usize {
     let mut total = 0;
     let mut quiet = 0;
@@ -44,7 +44,7 @@ pub fn fill(end: Socket, size: usize) -> usize {
             }
         }
     }
-    // Its peer holds as much as it can, which is more than a socket that somebody reads ever has.
+    // The peer holds all it can, which is more than a socket with an active reader ever has.
     end.log(if total > 100_000 {
         "is filled up"
     } else {
@@ -53,7 +53,7 @@ pub fn fill(end: Socket, size: usize) -> usize {
     total
 }
 
-/// Everything is read, and the sender can send again.
+/// Reads everything, after which the sender can send again.
 fn drained(sender: Socket, reader: Socket, total: usize) {
     reader.recv_quietly(total);
     sender.wait(POLLOUT);
@@ -140,7 +140,7 @@ fn writer_waits(stage: &Stage) {
     });
 }
 
-/// Room for more is an edge.
+/// New room is an edge.
 fn edge(stage: &Stage) {
     let pair = stage.warm();
     let total = fill(pair.client, 16_384);
@@ -157,7 +157,7 @@ fn edge(stage: &Stage) {
     look(0);
 }
 
-/// Room for a little is no room yet, and much is.
+/// A little room does not make the socket writable; plenty does.
 fn read_a_little(stage: &Stage) {
     let pair = stage.warm();
     let total = fill(pair.client, 16_384);
@@ -192,7 +192,7 @@ fn fill_then_close(stage: &Stage) {
     });
 }
 
-/// What had not been sent is lost, and the error comes after what had.
+/// Unsent data is lost; the error comes after the data that was sent.
 fn fill_then_reset(stage: &Stage) {
     let pair = stage.warm();
     fill(pair.client, 16_384);
@@ -207,7 +207,7 @@ fn fill_then_reset(stage: &Stage) {
     let _ = pair.server.recv_now(100);
 }
 
-/// The reader goes when the sender has been held up for longer than any timer of TCP's first ones.
+/// The reader closes after the sender has stalled beyond the first TCP timers.
 fn reader_closes(stage: &Stage) {
     let pair = stage.warm();
     fill(pair.client, 16_384);
@@ -240,7 +240,7 @@ fn send_timeout(stage: &Stage) {
     drained(pair.client, pair.server, total);
 }
 
-/// A connection that is filled up at once.
+/// A connection filled up right from its first message.
 fn first_messages(stage: &Stage) {
     let pair = stage.fresh();
     let total = fill(pair.client, 16_384);
@@ -248,7 +248,7 @@ fn first_messages(stage: &Stage) {
     drained(pair.client, pair.server, total);
 }
 
-/// What is not acknowledged is counted until it is.
+/// Unacknowledged bytes are counted until they are acknowledged.
 fn outq(stage: &Stage) {
     let pair = stage.warm();
     let total = fill(pair.client, 16_384);

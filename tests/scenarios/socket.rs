@@ -1,4 +1,4 @@
-//! Owns the calls of a scenario on one socket: each writes a line of the transcript, and every byte is compared.
+//! Owns a scenario's calls on one socket: each writes a line of the transcript, and every byte is compared.
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,8 +7,8 @@ use crate::calls;
 use crate::stage::{Mode, eventually, log};
 use crate::sys::{self, AGAIN, Outcome, text};
 
-/// One socket. It is a handle: copies are the same socket, it lives as long as the process, and closing it is a call as
-/// any other.
+/// A socket handle: copies refer to the same socket, which lives as long as the process; close is a call like any
+/// other.
 #[derive(Clone, Copy)]
 pub struct Socket {
     pub name: &'static str,
@@ -17,8 +17,8 @@ pub struct Socket {
     state: &'static State,
 }
 
-/// How far the two streams have come at this end. What is sent is a known sequence of bytes, another one in each
-/// direction, so what is received tells whether a byte is lost, repeated or out of place.
+/// The positions of the two streams at this end. Each direction carries a known sequence of bytes of its own, so
+/// received bytes reveal any loss, repetition or misplacement.
 struct State {
     sent: AtomicU64,
     received: AtomicU64,
@@ -46,7 +46,7 @@ impl Socket {
         self.fd
     }
 
-    /// The same socket, made blocking or non-blocking.
+    /// The same socket, switched to blocking or non-blocking.
     pub fn turned(self, mode: Mode) -> Self {
         let is_set = mode == Mode::NonBlocking;
         calls::set_flag(self.fd, libc::O_NONBLOCK, is_set).expect("failed to set O_NONBLOCK");
@@ -57,12 +57,12 @@ impl Socket {
         self.mode
     }
 
-    /// A line of the transcript that begins with the name of the socket.
+    /// Writes a line of the transcript that begins with the name of the socket.
     pub fn log(self, words: impl AsRef<str>) {
         log(format!("{} {}", self.name, words.as_ref()));
     }
 
-    /// The result of a call in the transcript, and back.
+    /// Logs the result of a call and returns it.
     pub fn logged(self, call: &str, outcome: Outcome) -> Outcome {
         self.log(format!("{call} = {}", text(outcome)));
         outcome
@@ -76,7 +76,7 @@ impl Socket {
         }
     }
 
-    /// The next bytes of the stream to be sent; `sent` says how many of them were.
+    /// The next bytes to send; `sent` then reports how many of them were taken.
     pub fn next(self, length: usize) -> Vec<u8> {
         let (seed, start) = (self.seed(true), self.state.sent.load(Ordering::SeqCst));
         (start..start + length as u64)
@@ -91,7 +91,7 @@ impl Socket {
         outcome
     }
 
-    /// Whether these are the bytes that come next: nothing to add to the line, or what is wrong.
+    /// Compares received bytes with the stream: an empty suffix for the line, or a description of the mismatch.
     pub fn compare(self, bytes: &[u8]) -> String {
         let (seed, start) = (self.seed(false), self.state.received.load(Ordering::SeqCst));
         let wrong = (start..)
@@ -100,7 +100,7 @@ impl Socket {
         wrong.map_or_else(String::new, |at| format!(", wrong from byte {at}"))
     }
 
-    /// So many bytes of the stream were received, or thrown away.
+    /// Advances the receive stream past bytes that were received or discarded.
     pub fn received(self, length: usize) {
         self.state.received.fetch_add(length as u64, Ordering::SeqCst);
     }
@@ -111,13 +111,13 @@ impl Socket {
         self.send_with(length, 0, "")
     }
 
-    /// One send with these flags, by which name in the transcript.
+    /// One send with these flags, under this name in the transcript.
     pub fn send_with(self, length: usize, flags: i32, name: &str) -> Outcome {
         let outcome = self.sent(sys::send(self.fd, &self.next(length), flags));
         self.logged(&format!("send {length}{}{name}", space(name)), outcome)
     }
 
-    /// Sends all of it, however often it takes; one line.
+    /// Sends everything, in as many calls as it takes; one line.
     pub fn send_all(self, length: usize) {
         let mut left = length;
         while left > 0 {
@@ -152,12 +152,12 @@ impl Socket {
         self.recv_with(length, 0, "")
     }
 
-    /// One recv that never waits.
+    /// One non-blocking recv.
     pub fn recv_now(self, length: usize) -> Outcome {
         self.recv_with(length, libc::MSG_DONTWAIT, "now")
     }
 
-    /// One recv with these flags, by which name in the transcript.
+    /// One recv with these flags, under this name in the transcript.
     pub fn recv_with(self, length: usize, flags: i32, name: &str) -> Outcome {
         let mut buffer = vec![0; length];
         let outcome = sys::recv(self.fd, &mut buffer, flags);
@@ -174,7 +174,7 @@ impl Socket {
         outcome
     }
 
-    /// Receives until there are so many bytes, the end, or an error; one line.
+    /// Receives until this many bytes, the end of the stream, or an error; one line.
     pub fn recv_all(self, length: usize) {
         let (count, verdict, end) = self.receive(length);
         self.log(format!("recv all {length} = {count}{verdict}{end}"));
@@ -186,7 +186,7 @@ impl Socket {
         self.log(format!("recv to end = {count}{verdict}{end}"));
     }
 
-    /// One recv that never waits, without a line as long as the bytes are right.
+    /// One non-blocking recv, which writes a line only if bytes are wrong.
     pub fn read_quietly(self, length: usize) -> Outcome {
         let mut buffer = vec![0; length];
         let count = sys::recv(self.fd, &mut buffer, libc::MSG_DONTWAIT)?;
@@ -221,7 +221,7 @@ impl Socket {
         (count, String::new(), String::new())
     }
 
-    /// Sends all of it without a line, if all goes well.
+    /// Sends everything, and writes a line only on failure.
     pub fn send_quietly(self, length: usize) {
         self.wait_if_nonblocking(libc::POLLOUT);
         let outcome = self.sent(sys::send(self.fd, &self.next(length), 0));
@@ -230,7 +230,7 @@ impl Socket {
         }
     }
 
-    /// Receives all of it without a line, if all goes well.
+    /// Receives everything, and writes a line only on failure.
     pub fn recv_quietly(self, length: usize) {
         let (count, verdict, end) = self.receive(length);
         if count != length || !verdict.is_empty() {
@@ -238,15 +238,15 @@ impl Socket {
         }
     }
 
-    /// Waits as a non-blocking program does, for ever; a blocking one waits in the call itself.
+    /// Waits without a limit as a non-blocking program does; a blocking one waits in the call itself.
     pub fn wait_if_nonblocking(self, events: i16) {
         if self.mode == Mode::NonBlocking {
-            // What it says is seen by the call that follows.
+            // The call that follows shows the outcome.
             let _ = sys::poll(self.fd, events, -1);
         }
     }
 
-    /// Waits a few seconds for so many bytes to be unread; a line when they do not come.
+    /// Waits a few seconds for this many unread bytes, and writes a line if they do not come.
     pub fn wait_unread(self, length: usize) {
         if !eventually(|| self.unread() == Ok(length)) {
             let unread = text(self.unread());
@@ -258,14 +258,14 @@ impl Socket {
         sys::ioctl(self.fd, libc::FIONREAD).map(|count| count as usize)
     }
 
-    /// Waits a few seconds for one of these events; a line when none comes.
+    /// Waits a few seconds for one of these events, and writes a line if none comes.
     pub fn wait(self, events: i16) {
         if !eventually(|| sys::poll(self.fd, events, 100).is_ok_and(|seen| seen & events != 0)) {
             self.log(format!("sees no {}", events_text(u32::from(events as u16))));
         }
     }
 
-    /// One poll that waits for no time.
+    /// One poll with a timeout of zero.
     pub fn poll(self, events: i16) {
         let seen = sys::poll(self.fd, events, 0).map(|seen| events_text(u32::from(seen as u16)));
         let seen = seen.unwrap_or_else(|error| error.to_string());
@@ -296,7 +296,7 @@ impl Socket {
         let _ = self.logged("reset", sys::close(self.fd));
     }
 
-    /// SO_ERROR, which reading clears.
+    /// SO_ERROR, which is cleared by reading it.
     pub fn so_error(self) {
         let error = sys::option(self.fd, libc::SOL_SOCKET, libc::SO_ERROR);
         let error = error.map_or_else(|failure| failure, sys::Errno);
@@ -308,7 +308,7 @@ fn space(name: &str) -> &str {
     if name.is_empty() { "" } else { " " }
 }
 
-/// Events of poll and of epoll by name; their bits are the same.
+/// The names of poll or epoll events; their bits are the same.
 pub fn events_text(events: u32) -> String {
     const NAMES: [(i32, &str); 7] = [
         (libc::EPOLLIN, "IN"),

@@ -1,4 +1,4 @@
-//! Owns what a scenario runs on: its family and mode, listeners and pairs of connected sockets, threads, the transcript.
+//! Owns the environment of a scenario: its family and mode, listeners and pairs of connected sockets, threads, the transcript.
 
 use std::cell::RefCell;
 use std::fs;
@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 use crate::socket::Socket;
 use crate::sys::{self, Errno, Family, Outcome};
 
-/// Round trips after which every flow of requests and answers is admitted; the tool observes eight messages of each end.
+/// Round trips after which every request-response flow is admitted; the tool observes eight messages from each end.
 const ROUNDS: usize = 12;
 const ROUND_BYTES: usize = 64;
-/// How many more rounds an admitted flow has to get a message redirected.
+/// How many more rounds an admitted flow gets for a message to be redirected.
 const TRIES: usize = 20;
-/// Messages without an answer after which a flow goes back to TCP.
+/// One-way messages after which a flow goes back to TCP.
 const ONE_WAY: usize = 100;
-/// How long anything may take that happens at once.
+/// A generous limit for anything that should happen at once.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
@@ -27,23 +27,23 @@ pub enum Mode {
     NonBlocking,
 }
 
-/// What has become of a warm pair's connection before the scenario begins, if its programs are covered.
+/// The state of a warm pair's connection when the scenario begins, if its programs are covered.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
 pub enum Start {
     /// Its messages are redirected.
     Admitted,
-    /// It is in the socket map, and its messages go through TCP.
+    /// It is in the socket map, but its messages go through TCP.
     Observed,
-    /// It was admitted, was sent back to TCP, and has left the socket map.
+    /// It was admitted, then sent back to TCP, and has left the socket map.
     Left,
 }
 
 pub struct Scenario {
     pub name: &'static str,
     pub run: fn(&Stage),
-    /// It begins with a warm pair. One that does not is the same from every start.
+    /// True if it begins with a warm pair. Without one, every start is the same.
     pub warm: bool,
-    /// None: both.
+    /// `None` means both.
     pub mode: Option<Mode>,
 }
 
@@ -62,7 +62,7 @@ impl Scenario {
         Self { warm: false, ..self }
     }
 
-    /// A scenario that says nothing in the other mode.
+    /// A scenario that writes nothing in the other mode.
     pub const fn only(self, mode: Mode) -> Self {
         Self {
             mode: Some(mode),
@@ -72,11 +72,11 @@ impl Scenario {
 }
 
 thread_local! {
-    /// The lines of a background thread; none in the thread of the scenario.
+    /// The lines of a background thread; `None` in the scenario's own thread.
     static KEPT: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
 }
 
-/// One line of the transcript. Those of a background thread come when it is joined.
+/// Writes a line of the transcript. A background thread's lines appear when it is joined.
 pub fn log(text: impl Into<String>) {
     let text = text.into();
     KEPT.with_borrow_mut(|kept| match kept {
@@ -85,7 +85,7 @@ pub fn log(text: impl Into<String>) {
     });
 }
 
-/// One line that says something of the run and is not compared.
+/// Writes a line about the run that is not compared.
 pub fn note(text: &str) {
     println!("note\t{text}");
 }
@@ -94,7 +94,7 @@ pub fn pause(milliseconds: u64) {
     thread::sleep(Duration::from_millis(milliseconds));
 }
 
-/// Looks until it is so, at most for a few seconds; whether it became so.
+/// Polls a condition for a few seconds at most; true if it came to hold.
 pub fn eventually(mut is_so: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + PATIENCE;
     while !is_so() {
@@ -106,13 +106,13 @@ pub fn eventually(mut is_so: impl FnMut() -> bool) -> bool {
     true
 }
 
-/// A thread that does something while the scenario goes on.
+/// A thread that runs in the background of the scenario.
 pub struct Background<T> {
     handle: JoinHandle<(T, Vec<String>)>,
     pub thread: i32,
 }
 
-/// Starts a thread and returns when it sleeps in the kernel, or has ended.
+/// Starts a thread and returns once it sleeps in the kernel or has ended.
 pub fn background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Background<T> {
     let (sender, receiver) = mpsc::channel();
     let handle = thread::spawn(move || {
@@ -129,14 +129,14 @@ pub fn background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 impl<T> Background<T> {
-    /// Returns when the thread sleeps in the kernel, or has ended.
+    /// Returns once the thread sleeps in the kernel or has ended.
     pub fn wait_asleep(&self) {
         let mut seen = 0;
         eventually(|| {
             let stat =
                 fs::read_to_string(format!("/proc/self/task/{}/stat", self.thread)).unwrap_or_default();
             let is_asleep = stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('S'));
-            // A thread that is seen asleep all the time does not wait for a lock of the allocator.
+            // A thread that only waits for the allocator's lock does not stay asleep.
             seen = if is_asleep { seen + 1 } else { 0 };
             seen >= 10 || self.handle.is_finished()
         });
@@ -146,7 +146,7 @@ impl<T> Background<T> {
         self.handle.is_finished()
     }
 
-    /// Waits a few seconds for its end; a line when it goes on, whatever it waits for.
+    /// Waits a few seconds for the thread to end; logs a line if it does not, whatever it waits for.
     pub fn join_soon(self) -> Option<T> {
         if eventually(|| self.is_finished()) {
             return Some(self.join());
@@ -155,7 +155,7 @@ impl<T> Background<T> {
         None
     }
 
-    /// Waits for its end, takes over its lines, and returns its result.
+    /// Joins the thread, takes over its lines, and returns its result.
     pub fn join(self) -> T {
         let (result, lines) = self
             .handle
@@ -166,7 +166,7 @@ impl<T> Background<T> {
     }
 }
 
-/// Two ends of one connection.
+/// The two ends of a connection.
 #[derive(Clone, Copy)]
 pub struct Pair {
     pub client: Socket,
@@ -185,7 +185,7 @@ impl Stage {
         self.mode == Mode::Blocking
     }
 
-    /// The flag with which this mode makes its sockets.
+    /// The socket flags of this mode.
     pub fn flags(&self) -> i32 {
         if self.is_blocking() {
             0
@@ -194,15 +194,15 @@ impl Stage {
         }
     }
 
-    /// Nagle's algorithm would make it a matter of time whether a second message comes before an acknowledgement. What is
-    /// accepted has the option of its listener.
+    /// With Nagle's algorithm it would depend on timing if a second message beats an acknowledgement. Accepted sockets
+    /// inherit the option.
     fn new_socket(&self) -> RawFd {
         let fd = sys::socket(self.family, self.flags()).expect("failed to make a socket");
         sys::set_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1_i32).expect("failed to set TCP_NODELAY");
         fd
     }
 
-    /// A client's socket that is not connected.
+    /// An unconnected client socket.
     pub fn socket(&self) -> Socket {
         Socket::new("client", self.new_socket(), self.mode)
     }
@@ -215,7 +215,7 @@ impl Stage {
         Socket::new("listener", fd, self.mode)
     }
 
-    /// Connects as a program of this mode does: the result of connect, or what SO_ERROR says once it is writable.
+    /// Connects as a program of this mode does: the result of connect, or SO_ERROR once the socket is writable.
     pub fn connect(&self, client: Socket, listener: Socket) -> Outcome {
         self.connect_to(client, sys::port(listener.fd()).expect("a listener has a port"))
     }
@@ -240,14 +240,14 @@ impl Stage {
         Socket::new("server", fd, self.mode)
     }
 
-    /// A client's socket, connected to this listener, and the accepted one.
+    /// Connects a client socket to this listener and accepts it.
     pub fn join(&self, client: Socket, listener: Socket) -> Pair {
         self.connect(client, listener).expect("failed to connect");
         let server = self.accept(listener);
         self.pair(client, server)
     }
 
-    /// These two, which are connected.
+    /// Two sockets that are already connected.
     pub fn pair(&self, client: Socket, server: Socket) -> Pair {
         let start = self.start;
         Pair {
@@ -265,7 +265,7 @@ impl Stage {
         pair
     }
 
-    /// A connection that is where the scenario begins; nothing is unread.
+    /// A connection in the scenario's start state, with nothing unread.
     pub fn warm(&self) -> Pair {
         let pair = self.fresh();
         pair.warm_up();
@@ -274,7 +274,7 @@ impl Stage {
 }
 
 impl Pair {
-    /// Brings the connection to where the scenario begins, with a note of whether the last messages were redirected.
+    /// Brings the connection to the scenario's start state, and notes if the last messages were redirected.
     pub fn warm_up(&self) {
         let rounds = if self.start == Start::Observed { 1 } else { ROUNDS };
         (0..rounds).for_each(|_| self.round());
@@ -283,18 +283,18 @@ impl Pair {
                 self.client.send_quietly(ROUND_BYTES);
                 self.server.recv_quietly(ROUND_BYTES);
             }
-            // An end leaves when it acknowledges, which a receiver puts off.
+            // An end leaves when it acknowledges, which a receiver delays.
             pause(60);
             (0..2).for_each(|_| self.round());
             pause(60);
         }
-        // On a busy machine a message may find earlier bytes still on their way through TCP.
+        // On a busy machine a message may find earlier bytes still in flight through TCP.
         let tries = if self.start == Start::Admitted { TRIES } else { 1 };
         let redirected = (0..tries).any(|_| self.is_redirected());
         note(if redirected { "redirected" } else { "through TCP" });
     }
 
-    /// Whether the messages of one more round go past TCP.
+    /// True if the messages of one more round bypass TCP.
     fn is_redirected(&self) -> bool {
         let sent = self.sent_by_tcp();
         self.round();

@@ -8,7 +8,7 @@ use std::os::fd::RawFd;
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// An error number; a transcript has its name.
+/// An error number; transcripts show its name.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Errno(pub i32);
 
@@ -68,12 +68,12 @@ impl fmt::Display for Errno {
     }
 }
 
-/// The result of a system call that answers with a number, or -1 and an error number.
+/// The result of a system call that returns a number, or -1 and an error number.
 pub fn outcome(result: impl Into<i64>) -> Outcome {
     usize::try_from(result.into()).map_err(|_| Errno::last())
 }
 
-/// A successful call's number or an error's name, as a transcript has it.
+/// A successful call's number or an error's name, as transcripts show it.
 pub fn text(outcome: Outcome) -> String {
     outcome.map_or_else(|error| error.to_string(), |value| value.to_string())
 }
@@ -84,7 +84,7 @@ pub enum Family {
     V6,
 }
 
-/// A loopback address with this port, in the form of the kernel.
+/// A loopback address with this port, as the kernel expects it.
 pub fn loopback(family: Family, port: u16) -> (libc::sockaddr_storage, libc::socklen_t) {
     // SAFETY: all bytes zero is a valid sockaddr_storage.
     let mut storage: libc::sockaddr_storage = unsafe { mem::zeroed() };
@@ -132,7 +132,7 @@ pub fn listen(fd: RawFd) -> Outcome {
     outcome(unsafe { libc::listen(fd, 16) })
 }
 
-/// The port that a socket is bound to.
+/// The port to which a socket is bound.
 pub fn port(fd: RawFd) -> Outcome<u16> {
     let (mut address, mut length) = loopback(Family::V6, 0);
     // SAFETY: an IPv6 address, the longer one, fits what `length` says.
@@ -149,7 +149,7 @@ pub fn connect(fd: RawFd, family: Family, port: u16) -> Outcome {
     outcome(unsafe { libc::connect(fd, (&raw const address).cast(), length) })
 }
 
-/// Dissolves the connection of a socket, which can then make another one.
+/// Dissolves a socket's connection, so that the socket can make another one.
 pub fn disconnect(fd: RawFd) -> Outcome {
     // SAFETY: all bytes zero is an address of the family AF_UNSPEC.
     let nowhere: libc::sockaddr = unsafe { mem::zeroed() };
@@ -184,7 +184,7 @@ pub fn read(fd: RawFd, into: &mut [u8]) -> Outcome {
     outcome(unsafe { libc::read(fd, into.as_mut_ptr().cast(), into.len()) } as i64)
 }
 
-/// recv without a buffer, of so many bytes.
+/// recv of this many bytes without a buffer.
 pub fn recv_nowhere(fd: RawFd, length: usize, flags: i32) -> Outcome {
     // SAFETY: the kernel checks the address, which is the point; nothing of ours lies at it.
     outcome(unsafe { libc::recv(fd, ptr::null_mut(), length, flags) } as i64)
@@ -210,11 +210,11 @@ pub fn writev(fd: RawFd, from: &mut [Vec<u8>]) -> Outcome {
     outcome(unsafe { libc::writev(fd, pieces.as_ptr(), pieces.len() as i32) } as i64)
 }
 
-/// What recvmsg says besides its result.
+/// What recvmsg returns besides its result.
 #[derive(Default)]
 pub struct Message {
     pub flags: i32,
-    /// Bytes of control messages, and of a name.
+    /// The lengths of the control messages and of the name.
     pub control: usize,
     pub name: usize,
 }
@@ -260,7 +260,7 @@ pub fn set_option<T>(fd: RawFd, level: i32, name: i32, value: T) -> Outcome {
     outcome(unsafe { libc::setsockopt(fd, level, name, (&raw const value).cast(), length) })
 }
 
-/// An option that is an int.
+/// An integer option.
 pub fn option(fd: RawFd, level: i32, name: i32) -> Outcome<i32> {
     let mut value = 0_i32;
     let mut length = mem::size_of::<i32>() as libc::socklen_t;
@@ -287,9 +287,9 @@ pub fn set_timeout(fd: RawFd, name: i32, milliseconds: i64) -> Outcome {
     set_option(fd, libc::SOL_SOCKET, name, time)
 }
 
-/// How many bytes TCP itself has sent for a socket.
+/// The bytes that TCP itself has sent for a socket.
 pub fn tcp_bytes_sent(fd: RawFd) -> Outcome<u64> {
-    /// Where `tcpi_bytes_sent` lies in struct tcp_info, of which the libc crate has only the beginning.
+    /// The offset of `tcpi_bytes_sent` in struct tcp_info, of which the libc crate has only the beginning.
     const BYTES_SENT: usize = 200;
     let mut info = [0_u8; 256];
     let mut length = info.len() as libc::socklen_t;
@@ -308,7 +308,7 @@ pub fn tcp_bytes_sent(fd: RawFd) -> Outcome<u64> {
     Ok(u64::from_ne_bytes(bytes))
 }
 
-/// An ioctl that answers with an int, as FIONREAD and SIOCOUTQ do.
+/// An ioctl that returns an int, such as FIONREAD and SIOCOUTQ.
 pub fn ioctl(fd: RawFd, request: libc::c_ulong) -> Outcome<i32> {
     let mut value = 0_i32;
     // SAFETY: the requests that are asked here write one int.
@@ -316,7 +316,7 @@ pub fn ioctl(fd: RawFd, request: libc::c_ulong) -> Outcome<i32> {
     Ok(value)
 }
 
-/// The events of poll for one descriptor; 0 when none came in so many milliseconds (-1: for ever).
+/// Polls one descriptor: its events, or 0 after this many milliseconds (-1: no limit).
 pub fn poll(fd: RawFd, events: i16, milliseconds: i32) -> Outcome<i16> {
     let mut entry = libc::pollfd {
         fd,
@@ -328,7 +328,7 @@ pub fn poll(fd: RawFd, events: i16, milliseconds: i32) -> Outcome<i16> {
     Ok(entry.revents)
 }
 
-/// Whether select says readable, writable and exceptional; waits for no time.
+/// Asks select if the descriptor is readable, writable and exceptional, without waiting.
 pub fn select(fd: RawFd) -> Outcome<[bool; 3]> {
     // SAFETY: all bytes zero is an empty fd_set, and no time.
     let (mut sets, mut time): ([libc::fd_set; 3], libc::timeval) = unsafe { (mem::zeroed(), mem::zeroed()) };
@@ -357,7 +357,7 @@ pub fn epoll_control(epoll: RawFd, operation: i32, fd: RawFd, events: u32) -> Ou
     outcome(unsafe { libc::epoll_ctl(epoll, operation, fd, &mut event) })
 }
 
-/// The events of one descriptor in an epoll instance; none when it reported none in so many milliseconds.
+/// The events of one descriptor in an epoll instance; `None` after this many milliseconds without any.
 pub fn epoll_wait(epoll: RawFd, milliseconds: i32) -> Outcome<Option<u32>> {
     let mut event = libc::epoll_event { events: 0, u64: 0 };
     // SAFETY: room for one event.
@@ -371,7 +371,7 @@ extern "C" fn catch(_signal: i32) {
     CAUGHT.fetch_add(1, Ordering::SeqCst);
 }
 
-/// From now on this signal is counted; `flags` are SA_RESTART or 0.
+/// Counts this signal from now on; `flags` are SA_RESTART or 0.
 pub fn count_signal(signal: i32, flags: i32) -> Outcome {
     let handler: extern "C" fn(i32) = catch;
     // SAFETY: all bytes zero is a valid sigaction without flags.
@@ -382,14 +382,14 @@ pub fn count_signal(signal: i32, flags: i32) -> Outcome {
     outcome(unsafe { libc::sigaction(signal, &action, ptr::null_mut()) })
 }
 
-/// Signals of this kind have their default action, which std has changed for SIGPIPE.
+/// Restores a signal's default action, which std changes for SIGPIPE.
 pub fn default_action(signal: i32) -> Outcome {
     // SAFETY: the default is no handler of ours.
     let before = unsafe { libc::signal(signal, libc::SIG_DFL) };
     outcome(if before == libc::SIG_ERR { -1 } else { 0 })
 }
 
-/// How many signals came since this was asked last.
+/// The number of signals caught since the last call.
 pub fn signals_caught() -> usize {
     CAUGHT.swap(0, Ordering::SeqCst)
 }
@@ -405,7 +405,7 @@ pub fn signal_thread(thread: i32, signal: i32) -> Outcome {
     outcome(unsafe { libc::syscall(libc::SYS_tgkill, std::process::id(), thread, signal) })
 }
 
-/// Whether a child has ended; it is not reaped.
+/// Asks if a child has exited, without reaping it.
 pub fn has_ended(child: u32) -> Outcome<bool> {
     // SAFETY: all bytes zero is a valid siginfo_t.
     let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
@@ -416,13 +416,13 @@ pub fn has_ended(child: u32) -> Outcome<bool> {
     Ok(unsafe { info.si_pid() } != 0)
 }
 
-/// Kills a process that leads a group of its own, and that group.
+/// Kills a process group and its leader.
 pub fn kill_group(leader: u32) -> Outcome {
     // SAFETY: no pointers.
     outcome(unsafe { libc::kill(-(leader as i32), libc::SIGKILL) })
 }
 
-/// send from nowhere, of so many bytes.
+/// send of this many bytes from a null pointer.
 pub fn send_nothing(fd: RawFd, length: usize) -> Outcome {
     // SAFETY: the kernel checks the address, which is the point; nothing of ours lies at it.
     outcome(unsafe { libc::send(fd, ptr::null(), length, 0) } as i64)
@@ -430,7 +430,7 @@ pub fn send_nothing(fd: RawFd, length: usize) -> Outcome {
 
 pub const PAGE: usize = 4096;
 
-/// A page of memory behind which nobody may read.
+/// A readable page followed by an inaccessible one.
 pub struct Page(*mut libc::c_void);
 
 impl Page {
@@ -457,7 +457,7 @@ impl Page {
         unsafe { std::slice::from_raw_parts_mut(self.0.cast(), PAGE) }
     }
 
-    /// send of the page and of so many bytes behind it.
+    /// send of the page plus this many bytes beyond it.
     pub fn send_beyond(&self, fd: RawFd, beyond: usize) -> Outcome {
         // SAFETY: the kernel checks the addresses, which is the point; nobody uses what lies behind the page.
         outcome(unsafe { libc::send(fd, self.0, PAGE + beyond, 0) } as i64)

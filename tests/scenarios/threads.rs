@@ -30,7 +30,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("threads-poll-and-recv", poll_and_recv),
 ];
 
-/// One message as a program of this mode takes it, among other readers, without a line.
+/// Takes one message as a program of this mode does, in competition with other readers, without a line.
 fn take(socket: Socket) -> (Outcome, Vec<u8>) {
     let mut buffer = vec![0; 1000];
     loop {
@@ -51,14 +51,14 @@ fn two_takers(socket: Socket) -> Vec<Taker> {
     (0..2).map(|_| background(move || take(socket))).collect()
 }
 
-/// Waits until a reader is done: the results of those that are, data first.
+/// Waits until a reader is done, and logs the results of all that are, data first.
 fn log_done(readers: &mut Vec<Taker>, socket: Socket) {
     if readers.is_empty() {
         log("no reader is left");
         return;
     }
     eventually(|| readers.iter().any(Background::is_finished));
-    // One that is done too early is done by then.
+    // A reader that finishes too early has finished by then.
     pause(60);
     let (done, waiting): (Vec<_>, Vec<_>) = readers.drain(..).partition(Background::is_finished);
     readers.extend(waiting);
@@ -71,7 +71,7 @@ fn log_done(readers: &mut Vec<Taker>, socket: Socket) {
     }
 }
 
-/// Whether those that are left go on waiting.
+/// Logs if the remaining readers still wait.
 fn rest(readers: &[Taker]) {
     pause(30);
     let waiting = readers.iter().filter(|reader| !reader.is_finished()).count();
@@ -108,7 +108,7 @@ fn one_message(stage: &Stage) {
     });
 }
 
-/// The end of the stream is for both.
+/// Both readers see the end of the stream.
 fn two_readers_end(stage: &Stage) {
     both_ways(stage, |one, other| {
         let mut readers = two_takers(one);
@@ -119,7 +119,7 @@ fn two_readers_end(stage: &Stage) {
     });
 }
 
-/// Each end has a thread that reads and one that writes, several megabytes.
+/// Each end has a reader thread and a writer thread; several megabytes.
 fn bulk_both_ways(pair: Pair) {
     const LENGTH: usize = 6 << 20;
     let threads: Vec<_> = [pair.client, pair.server]
@@ -146,8 +146,8 @@ fn reader_and_writer_fresh(stage: &Stage) {
     bulk_both_ways(stage.fresh());
 }
 
-/// One thread waits for an answer while another one writes until it is held up, and goes on: room for the writer is no
-/// data for the reader.
+/// One thread waits for an answer while another writes until it stalls, then continues: room for the writer is no data
+/// for the reader.
 fn reader_waits(stage: &Stage) {
     both_ways(stage, |one, other| {
         const LENGTH: usize = 12 << 20;
@@ -162,7 +162,7 @@ fn reader_waits(stage: &Stage) {
     });
 }
 
-/// Frames of several threads: length, thread, number, filling.
+/// A frame of one of several threads: length, thread, number, filling.
 fn frame(thread: u8, number: u8) -> Vec<u8> {
     let length = 10 + (usize::from(thread) * 31 + usize::from(number) * 7) % 90;
     let mut frame = vec![thread ^ number; length];
@@ -170,11 +170,11 @@ fn frame(thread: u8, number: u8) -> Vec<u8> {
     frame
 }
 
-/// Small frames are not torn, none is lost or repeated, and those of one thread stay in order.
+/// Small frames are not torn, none is lost or repeated, and each thread's frames stay in order.
 fn senders(from: Socket, to: Socket) {
     const THREADS: u8 = 6;
     const ROUNDS: u8 = 40;
-    // Nobody is far ahead of the reader: a sender that is held up in the middle of a frame may be torn on TCP too.
+    // Keeps everyone close to the reader: a sender that stalls inside a frame may tear it on TCP too.
     let barrier = Arc::new(Barrier::new(usize::from(THREADS)));
     let threads: Vec<_> = (0..THREADS)
         .map(|thread| {
@@ -244,7 +244,7 @@ fn many_senders_fresh(stage: &Stage) {
     senders(pair.client, pair.server);
 }
 
-/// Another thread shuts down while one waits for data.
+/// Another thread shuts the socket down while one waits for data.
 fn shutdown_during_recv(one: Socket, other: Socket, how: i32) {
     let waiting = background(move || one.recv(100));
     one.shutdown(how);
@@ -282,7 +282,7 @@ fn shutdown_fresh(stage: &Stage) {
     }
 }
 
-/// Another thread shuts down while one waits for room.
+/// Another thread shuts the socket down while one waits for room.
 fn shutdown_ends_send(stage: &Stage) {
     both_ways(stage, |one, other| {
         crate::halfclose::count_sigpipe();
@@ -296,7 +296,7 @@ fn shutdown_ends_send(stage: &Stage) {
     });
 }
 
-/// A reader that wants all of a large message, and a writer on the same socket that is held up and goes on.
+/// A reader that wants all of a large message, and a writer on the same socket that stalls and continues.
 fn waitall_and_writer(stage: &Stage) {
     both_ways(stage, |one, other| {
         const LENGTH: usize = 8 << 20;
@@ -311,7 +311,7 @@ fn waitall_and_writer(stage: &Stage) {
     });
 }
 
-/// Both see the data; it is there until one takes it.
+/// Both see the data, which stays until one takes it.
 fn poll_and_recv(stage: &Stage) {
     let pair = stage.warm();
     let server = pair.server;

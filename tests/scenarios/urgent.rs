@@ -1,4 +1,4 @@
-//! Urgent data: apart and inline, its mark, its events, its signal.
+//! Urgent data: out of band and inline, its mark, its events, its signal.
 
 use libc::{MSG_DONTWAIT, MSG_OOB, POLLIN, POLLPRI, SHUT_WR, SO_OOBINLINE, SOL_SOCKET};
 
@@ -19,7 +19,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("urgent-none", none),
 ];
 
-/// Whether the next byte to be read is the urgent one's place.
+/// Asks if the read position is at the urgent mark.
 const SIOCATMARK: libc::c_ulong = 0x8905;
 
 fn log_mark(socket: Socket) {
@@ -27,7 +27,7 @@ fn log_mark(socket: Socket) {
     socket.log(format!("SIOCATMARK = {}", text(mark)));
 }
 
-/// Urgent bytes are no part of the counted streams.
+/// Urgent bytes are not part of the counted streams.
 fn send_urgent(socket: Socket, byte: u8) {
     let _ = socket.logged("send 1 OOB", sys::send(socket.fd(), &[byte], MSG_OOB));
 }
@@ -38,7 +38,7 @@ fn recv_urgent(socket: Socket) {
     socket.log(format!("recv OOB = {}, byte {}", text(outcome), byte[0]));
 }
 
-/// All that a plain recv gives, byte by byte where it is not the stream; the reader stops at the mark.
+/// Everything a plain recv returns, byte by byte where it is not the stream; the reader stops at the mark.
 fn recv_bytes(socket: Socket, length: usize) {
     let mut bytes = vec![0; length];
     let outcome = sys::recv(socket.fd(), &mut bytes, MSG_DONTWAIT);
@@ -51,7 +51,7 @@ fn send_bytes(socket: Socket, bytes: &[u8]) {
     let _ = socket.logged(&format!("send {}", bytes.len()), outcome);
 }
 
-/// Data, an urgent byte, data: taken by its own call.
+/// Data, an urgent byte, data: the urgent byte is read with MSG_OOB.
 fn taken_apart(one: Socket, other: Socket) {
     for _ in 0..2 {
         send_bytes(one, b"abc");
@@ -86,7 +86,7 @@ fn apart_fresh(stage: &Stage) {
     taken_apart(pair.server, pair.client);
 }
 
-/// In its place in the stream; a reader stops before it.
+/// Read in its place in the stream; a reader stops before it.
 fn taken_inline(one: Socket, other: Socket) {
     let outcome = sys::set_option(other.fd(), SOL_SOCKET, SO_OOBINLINE, 1_i32);
     let _ = other.logged("SO_OOBINLINE 1", outcome);
@@ -117,7 +117,7 @@ fn inline_fresh(stage: &Stage) {
     taken_inline(pair.server, pair.client);
 }
 
-/// A program that knows nothing of urgent data never sees the byte.
+/// A program that is unaware of urgent data never sees the byte.
 fn not_taken(stage: &Stage) {
     both_ways(stage, |one, other| {
         for _ in 0..3 {
@@ -134,7 +134,7 @@ fn not_taken(stage: &Stage) {
     });
 }
 
-/// SIGURG comes to the owner of the socket.
+/// SIGURG is sent to the owner of the socket.
 fn signal(stage: &Stage) {
     both_ways(stage, |one, other| {
         sys::count_signal(libc::SIGURG, 0).expect("failed to install a handler");
@@ -147,7 +147,7 @@ fn signal(stage: &Stage) {
     });
 }
 
-/// Asked for where there is none.
+/// Reads urgent data where there is none.
 fn none(stage: &Stage) {
     both_ways(stage, |one, other| {
         recv_urgent(one);

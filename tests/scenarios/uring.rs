@@ -1,4 +1,4 @@
-//! io_uring on sockets: requests that complete at once and that wait, polls, cancellation, sends without copies.
+//! io_uring on sockets: requests that complete at once and requests that wait, polls, cancellation, zero-copy sends.
 
 use libc::{MSG_DONTWAIT, MSG_WAITALL, POLLIN, POLLOUT, SHUT_WR};
 
@@ -24,7 +24,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("uring-send-zc-fresh", send_zc_fresh).cold(),
 ];
 
-/// A ring, or a line that says why there is none.
+/// Runs with a ring, or logs why there is none.
 fn with_ring(work: impl FnOnce(&Ring)) {
     match Ring::new() {
         Ok(ring) => work(&ring),
@@ -32,12 +32,12 @@ fn with_ring(work: impl FnOnce(&Ring)) {
     }
 }
 
-/// Memory for a request, which may outlive the scenario.
+/// Leaks memory for a request, which may outlive the scenario.
 fn forever(bytes: Vec<u8>) -> &'static mut [u8] {
     Box::leak(bytes.into_boxed_slice())
 }
 
-/// The completion of the one request that is under way, which may have come by now.
+/// The completion of the single request in flight, which may have arrived by now.
 struct Pending<'ring> {
     ring: &'ring Ring,
     done: Option<Completion>,
@@ -49,7 +49,7 @@ impl<'ring> Pending<'ring> {
     }
 
     fn log_waiting(&mut self, name: &str) {
-        // A completion that is not awaited would be here by then.
+        // An unexpected completion would be here by then.
         pause(10);
         self.done = self.ring.look();
         log(format!("{name} waits: {}", self.done.is_none()));
@@ -67,7 +67,7 @@ impl<'ring> Pending<'ring> {
     }
 }
 
-/// A request for bytes of the stream.
+/// A request to receive bytes of the stream.
 struct Receiving<'ring> {
     pending: Pending<'ring>,
     socket: Socket,
@@ -97,7 +97,7 @@ impl Receiving<'_> {
     fn log_completion(self) {
         let outcome = self.pending.outcome();
         let count = outcome.unwrap_or(0).min(self.length);
-        // SAFETY: the memory is never freed, and the request that wrote so many bytes to it is complete.
+        // SAFETY: the memory is never freed, and the request that wrote `count` bytes to it is complete.
         let bytes = unsafe { std::slice::from_raw_parts(self.bytes, count) };
         let verdict = self.socket.compare(bytes);
         let call = format!("{} {} = {}", self.name, self.length, text(outcome));
@@ -149,7 +149,7 @@ fn read_write(stage: &Stage) {
     there_and_back(stage, ring::WRITE, ring::READ);
 }
 
-/// A request that waits, until `event` by the peer.
+/// A request that waits until the peer does `event`.
 fn waiting(one: Socket, event: impl FnOnce()) {
     with_ring(|ring| {
         let mut request = receive(ring, one, ring::RECV, 100, 0);
@@ -191,7 +191,7 @@ fn recv_waits_fresh(stage: &Stage) {
     });
 }
 
-/// All of what comes in two pieces, the first of which is there.
+/// All of a message that comes in two pieces, the first of which is already there.
 fn recv_waitall(stage: &Stage) {
     both_ways(stage, |one, other| {
         with_ring(|ring| {
@@ -222,7 +222,7 @@ fn recv_cancelled(stage: &Stage) {
     });
 }
 
-/// Takes what comes, until there is so much or the request is over and nothing more comes.
+/// Receives until this many bytes, or until the request has completed and nothing more arrives.
 fn take(reader: Socket, pending: &mut Pending, length: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut buffer = vec![0; 1 << 16];
@@ -239,7 +239,7 @@ fn take(reader: Socket, pending: &mut Pending, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// A request to send more than there is room for, all of it or, as send itself, a part.
+/// A request to send more than there is room for: all of it, or a part as send itself does.
 fn large(one: Socket, other: Socket, flags: i32) {
     const LENGTH: usize = 16 << 20;
     with_ring(|ring| {
@@ -281,7 +281,7 @@ fn log_events(socket: Socket, outcome: Outcome) {
     ));
 }
 
-/// One-time polls, for room, for data, for the end.
+/// One-shot polls for room, data, and the end of the stream.
 fn poll(stage: &Stage) {
     both_ways(stage, |one, other| {
         with_ring(|ring| {

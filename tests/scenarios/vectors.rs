@@ -1,4 +1,4 @@
-//! Other ways of moving bytes: files and pipes, several pieces or messages at once, held-back messages, no copies.
+//! Other ways to move bytes: files and pipes, several pieces or messages at once, corked messages, no copies.
 
 use libc::{MSG_DONTWAIT, MSG_MORE, POLLIN, POLLOUT, SHUT_WR};
 
@@ -29,14 +29,14 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("vectors-cork-then-end", cork_then_end),
 ];
 
-/// Calls until so many bytes of the stream were taken; a non-blocking program waits for room.
+/// Repeats a call until this many bytes of the stream were taken; a non-blocking program waits for room.
 pub fn all(socket: Socket, length: usize, call: impl Fn(usize) -> Outcome) -> Outcome {
     let mut done = 0;
     while done < length {
         match socket.sent(call(length - done)) {
             Ok(0) => break,
             Ok(count) => done += count,
-            // A blocking socket never says so.
+            // A blocking socket never returns it.
             Err(AGAIN) if socket.mode() == Mode::NonBlocking => socket.wait(POLLOUT),
             Err(error) => return Err(error),
         }
@@ -44,7 +44,7 @@ pub fn all(socket: Socket, length: usize, call: impl Fn(usize) -> Outcome) -> Ou
     Ok(done)
 }
 
-/// The next bytes of the stream, from a file.
+/// Sends the next bytes of the stream from a file.
 fn send_file(socket: Socket, length: usize) {
     let file = calls::file(&socket.next(length)).expect("failed to make a file");
     let outcome = all(socket, length, |left| calls::sendfile(socket.fd(), file, left));
@@ -81,7 +81,7 @@ fn sendfile_fresh(stage: &Stage) {
     pair.client.recv_all(40_000);
 }
 
-/// A header by send, a body by sendfile.
+/// A header with send, a body with sendfile.
 fn sendfile_and_send(stage: &Stage) {
     both_ways(stage, |one, other| {
         for _ in 0..10 {
@@ -100,7 +100,7 @@ fn splice_in(stage: &Stage) {
         let [from, to] = calls::pipe().expect("failed to make a pipe");
         for length in [1000, 30_000] {
             let file = calls::file(&one.next(length)).expect("failed to make a file");
-            // What the pipe holds is asked for again when the socket takes only a part.
+            // What remains in the pipe is offered again if the socket takes only a part.
             let outcome = all(one, length, |left| {
                 if sys::ioctl(from, libc::FIONREAD) == Ok(0) {
                     calls::splice(file, to, left, 0)?;
@@ -114,7 +114,7 @@ fn splice_in(stage: &Stage) {
     });
 }
 
-/// Splices once into a pipe, in a thread because it may wait: the result, and what came out of the pipe.
+/// Splices once into a pipe, in a thread because it may block: the result, and what came out of the pipe.
 fn splice_once(socket: Socket, length: usize) -> Background<Outcome> {
     background(move || {
         let [from, to] = calls::pipe().expect("failed to make a pipe");
@@ -131,7 +131,7 @@ fn splice_once(socket: Socket, length: usize) -> Background<Outcome> {
     })
 }
 
-/// Splices what is there; a call that waits although there is something ends with the stream.
+/// Splices what is there; a call that blocks despite available data returns at the end of the stream.
 fn spliced(one: Socket, other: Socket) {
     let _ = one.send(1000);
     other.wait_unread(1000);
@@ -156,7 +156,7 @@ fn splice_out_fresh(stage: &Stage) {
     spliced(pair.server, pair.client);
 }
 
-/// The data comes while splice waits, or, without waiting, before poll says so.
+/// The data arrives while splice waits, or, in non-blocking mode, before poll reports it.
 fn splice_out_waits(stage: &Stage) {
     both_ways(stage, |one, other| {
         let waiting = splice_once(other, 400);
@@ -175,7 +175,7 @@ fn splice_out_waits(stage: &Stage) {
     });
 }
 
-/// A copy loop of splice, as proxies have: all bytes and then the end.
+/// A splice copy loop like a proxy's: all bytes, then the end.
 fn splice_out_end(stage: &Stage) {
     both_ways(stage, |one, other| {
         let _ = one.send(1000);
@@ -188,7 +188,7 @@ fn splice_out_end(stage: &Stage) {
     });
 }
 
-/// What a pipe holds goes to both ends of a connection, as it does to a log and to a backend.
+/// tee sends a pipe's content over two connections, as a proxy does to a log and a backend.
 fn tee(stage: &Stage) {
     let pair = stage.warm();
     let other_pair = stage.fresh();
@@ -210,7 +210,7 @@ fn tee(stage: &Stage) {
     }
 }
 
-/// Bytes in pieces of these sizes.
+/// Cuts bytes into pieces of these sizes.
 fn pieces(bytes: &[u8], sizes: &[usize]) -> Vec<Vec<u8>> {
     let mut rest = bytes;
     let mut cut = |size: &usize| {
@@ -263,7 +263,7 @@ fn writev_large(stage: &Stage) {
     });
 }
 
-/// sendmmsg of these sizes, then recvmmsg into those.
+/// sendmmsg with these sizes, then recvmmsg with those.
 fn exchange(one: Socket, other: Socket, sizes: &[usize], into: &[usize]) {
     let total: usize = sizes.iter().sum();
     let sent = calls::send_messages(one.fd(), &mut pieces(&one.next(total), sizes));
@@ -304,7 +304,7 @@ fn many_messages_fresh(stage: &Stage) {
     messages(pair.client, pair.server);
 }
 
-/// What MSG_MORE holds back comes with what follows.
+/// What MSG_MORE holds back is sent with what follows.
 fn more(stage: &Stage) {
     both_ways(stage, |one, other| {
         for _ in 0..4 {

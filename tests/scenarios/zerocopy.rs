@@ -1,4 +1,4 @@
-//! Bytes that are not copied: sends with MSG_ZEROCOPY and their completions, TCP_ZEROCOPY_RECEIVE.
+//! Transfers without a copy: MSG_ZEROCOPY with its completions, and TCP_ZEROCOPY_RECEIVE.
 
 use std::cmp::Ordering;
 
@@ -17,7 +17,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("zerocopy-receive", receive),
 ];
 
-/// What the kernel says of a range of sends without copy, on the error queue.
+/// A completed range of zero-copy sends, from the error queue.
 #[derive(Debug)]
 struct Completion {
     first: u32,
@@ -25,7 +25,7 @@ struct Completion {
 }
 
 fn completion(socket: Socket) -> Option<Completion> {
-    /// SO_EE_ORIGIN_ZEROCOPY of the kernel, which the libc crate lacks.
+    /// The kernel's SO_EE_ORIGIN_ZEROCOPY, which the libc crate lacks.
     const ORIGIN: u8 = 5;
     let flags = libc::MSG_ERRQUEUE | MSG_DONTWAIT;
     let (_, _, controls) = calls::recv_control(socket.fd(), &mut [], flags);
@@ -38,11 +38,11 @@ fn completion(socket: Socket) -> Option<Completion> {
     })
 }
 
-/// Sends without copies, and their completions, in however many ranges they come.
+/// Zero-copy sends and their completions, in however many ranges they arrive.
 fn without_copies(one: Socket, other: Socket) {
     const SENDS: u32 = 5;
     for _ in 0..SENDS {
-        // The kernel may read these bytes until it says that it has.
+        // The kernel may read these bytes until it reports completion.
         let bytes = Box::leak(one.next(20_000).into_boxed_slice());
         one.wait_if_nonblocking(POLLOUT);
         let outcome = one.sent(sys::send(one.fd(), bytes, MSG_ZEROCOPY));
@@ -62,7 +62,7 @@ fn without_copies(one: Socket, other: Socket) {
         next
     };
     eventually(|| look() >= SENDS);
-    // One that should not be there comes with the others.
+    // A spurious completion would arrive with the others.
     pause(5);
     let completed = look();
     log(match completed.cmp(&SENDS) {
@@ -78,7 +78,7 @@ fn ask_for_zerocopy(socket: Socket) {
     let _ = socket.logged("SO_ZEROCOPY 1", outcome);
 }
 
-/// Asked for before the connection is made.
+/// SO_ZEROCOPY set before the connection is made.
 fn early(stage: &Stage) {
     let listener = stage.listener();
     let client = stage.socket();
@@ -107,7 +107,7 @@ fn not_asked_for(stage: &Stage) {
     });
 }
 
-/// TCP_ZEROCOPY_RECEIVE of less than a page: it maps nothing and says how much there is to be copied.
+/// TCP_ZEROCOPY_RECEIVE of less than a page: it maps nothing and reports how much is left to copy.
 fn receive(stage: &Stage) {
     both_ways(stage, |one, other| {
         let _ = one.send(1000);

@@ -1,4 +1,4 @@
-//! Owns one comparison: the same conversations through a program that relays, on plain TCP and under the tool.
+//! Owns one comparison: the same conversations through a relaying program, on plain TCP and under the tool.
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,14 +7,14 @@ use crate::common::{Process, Traffic, TrafficReport, patience, work};
 use crate::programs::{BACK, FRONT, Splicer};
 use crate::stage::Stage;
 
-/// All random choices come from it.
+/// The seed of all random choices.
 const SEED: &str = "20261130";
 const CONNECTIONS: u64 = 200;
-/// An answer under the tool may come so much later than the slowest one on plain TCP.
+/// How much later than the slowest answer on plain TCP an answer under the tool may come.
 const LATER: Duration = Duration::from_secs(1);
-/// A connection that a late splicer has broken must end within this time.
+/// A connection broken by a late splicer must end within this time.
 const BREAKS_WITHIN: Duration = Duration::from_secs(2);
-/// An answer that takes longer than this is missing: on plain TCP, and under the tool, where it is late long before.
+/// An answer that takes longer than this is missing; under the tool it counts as late long before.
 const MISSING_PLAIN: Duration = Duration::from_secs(60);
 const MISSING: Duration = Duration::from_secs(5);
 const STOP: Duration = Duration::from_secs(20);
@@ -25,20 +25,20 @@ pub enum First {
     Server,
 }
 
-/// What goes through the program.
+/// The traffic through the program.
 #[derive(Clone, Copy)]
 pub struct Case {
     pub splicer: Splicer,
     pub first: First,
     pub http: bool,
-    /// The program knows no half-closed connections.
+    /// The program does not support half-closed connections.
     pub whole: bool,
-    /// Messages of a connection, at most.
+    /// Maximum messages per connection.
     pub rounds: &'static str,
     pub large_one_in: &'static str,
     /// Milliseconds before the first message of a connection.
     pub pause: &'static str,
-    /// It splices late, so that the tool may break a connection.
+    /// It splices late, so the tool may break a connection.
     pub may_break: bool,
 }
 
@@ -68,12 +68,12 @@ impl Case {
         Self { whole: true, ..self }
     }
 
-    /// What is first splices before the first bytes arrive.
+    /// For a program whose first splice precedes the first bytes.
     pub fn paused(self) -> Self {
         Self { pause: "10", ..self }
     }
 
-    /// It receives up to 100 messages, so connections have more of them, and large ones are rarer.
+    /// It receives up to 100 messages by recv, so connections have more of them, and fewer large ones.
     pub fn late(self) -> Self {
         Self {
             rounds: "200",
@@ -87,7 +87,7 @@ impl Case {
         ["--framing", if self.http { "http" } else { "bare" }]
     }
 
-    /// The server at the end of it.
+    /// The server behind the program.
     pub fn serve(&self, stage: &Stage, talk: &Path) -> Process {
         let mut command = stage.command(talk);
         command.args(["server", "--listen", BACK, "--seed", SEED]);
@@ -99,7 +99,7 @@ impl Case {
         stage.serve(command, BACK)
     }
 
-    /// The conversations, to an address; what they are like `more` may say instead.
+    /// The conversations with an address; `more` can override their options.
     pub fn converse(
         &self,
         stage: &Stage,
@@ -134,7 +134,7 @@ impl Case {
         Traffic::start(stage.command(talk), &arguments).finish()
     }
 
-    /// Everything from a fresh start, on plain TCP.
+    /// The complete run on plain TCP, from a fresh start.
     pub fn plain(&self, connections: u64) -> Outcome {
         self.run(Stage::new(false), connections, MISSING_PLAIN)
     }
@@ -147,7 +147,7 @@ impl Case {
         self.conclude(stage, server, splicer, &report)
     }
 
-    /// Ends all that runs, each of which must be there still.
+    /// Ends all processes, each of which must still be running.
     pub fn conclude(
         &self,
         stage: Stage,
@@ -167,7 +167,7 @@ impl Case {
         Outcome::new(report, moved, faults, totals)
     }
 
-    /// What our own relay has moved, by splice and by recv.
+    /// The bytes that our own relay has moved by splice and by recv.
     fn moved(&self, splicer: &mut Process) -> Option<[u64; 2]> {
         let Splicer::Relay(_) = self.splicer else {
             return None;
@@ -184,7 +184,7 @@ impl Case {
         Some([value("spliced="), value("received=")])
     }
 
-    /// The same on plain TCP and under the tool, from fresh starts: what is wrong.
+    /// Runs the same on plain TCP and under the tool, from fresh starts; returns the faults.
     pub fn compare(&self) -> Vec<String> {
         self.compare_with(|connections, missing| self.run(Stage::new(true), connections, missing))
     }
@@ -194,7 +194,7 @@ impl Case {
         self.compare_with(|connections, missing| self.run(Stage::with_scans(), connections, missing))
     }
 
-    /// As `compare`, where `accelerate` is the second half. It gets how many connections to make, and when an answer is missing.
+    /// As `compare`, with `accelerate` as the second half, given the number of connections and the time limit of an answer.
     pub fn compare_with(&self, accelerate: impl FnOnce(u64, Duration) -> Outcome) -> Vec<String> {
         let plain = self.plain(CONNECTIONS);
         let faults = self.judge_plain(&plain);
@@ -240,7 +240,7 @@ impl Case {
     }
 }
 
-/// What is wrong with a run, whose figures are printed.
+/// The faults of a run, whose figures are printed.
 struct Faults {
     of: String,
     list: Vec<String>,
@@ -270,14 +270,14 @@ impl Faults {
     }
 }
 
-/// Runs all of the cases, and fails if something is wrong with any.
+/// Runs all cases, and fails if any of them has a fault.
 #[track_caller]
 pub fn assert_right(cases: &[Case], run: impl Fn(&Case) -> Vec<String>) {
     let faults: Vec<String> = cases.iter().flat_map(run).collect();
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-/// What came of the conversations of a run.
+/// The outcome of a run's conversations.
 pub struct Outcome {
     answers: u64,
     slowest: Duration,

@@ -1,5 +1,5 @@
-//! Each program from a fresh start of the tool, which knows nothing of anybody: were a socket taken into the map before its program
-//! is known to recv, the first connections would hang.
+//! Each program from a fresh start of the tool, which knows no programs yet: if a socket entered the map before its program was
+//! known to use recv, the first connections would hang.
 
 use crate::case::{Case, First, assert_right};
 use crate::programs::Splicer;
@@ -27,43 +27,43 @@ fn both(case: impl Fn(First) -> Case) {
     assert_right(&ORDERS.map(case), Case::compare);
 }
 
-/// io.Copy splices before its peer has sent or after, edge-triggered.
+/// io.Copy splices before or after its peer has sent, edge-triggered.
 #[test]
 fn io_copy_of_go_answers_from_the_first_connection_on() {
     both(|first| Case::new(Splicer::Go, first));
 }
 
-/// Its splice is called again for as long as there is something.
+/// Its splice is repeated for as long as there is data.
 #[test]
 fn a_level_triggered_splicer_answers_from_the_first_connection_on() {
     both(|first| Case::new(LEVEL, first));
 }
 
-/// A splice that has found nothing is not made again before the next edge.
+/// A splice that found nothing is only repeated at the next edge.
 #[test]
 fn an_edge_triggered_splicer_answers_from_the_first_connection_on() {
     both(|first| Case::new(EDGE, first));
 }
 
-/// The first splice finds nothing, and must be seen nevertheless.
+/// The first splice finds nothing, but must be noticed all the same.
 #[test]
 fn who_splices_before_the_first_bytes_is_answered() {
     both(|first| Case::new(Splicer::Relay("before"), first).paused());
 }
 
-/// Nothing of the first message may be where splice cannot reach it.
+/// No part of the first message may be out of splice's reach.
 #[test]
 fn who_splices_after_the_first_bytes_is_answered() {
     both(|first| Case::new(Splicer::Relay("after"), first));
 }
 
-/// Up to 100 messages say that it receives. A connection may break when it then splices, and none may hang.
+/// Up to 100 messages suggest that it uses recv. A connection may break when it then splices, but none may hang.
 #[test]
 fn who_splices_after_messages_by_recv_is_answered_or_reset() {
     both(|first| Case::new(Splicer::Relay("late"), first).late());
 }
 
-/// The heads are received and the bodies spliced, on connections that are kept.
+/// The heads are received and the bodies spliced, on connections that are kept alive.
 #[test]
 fn haproxy_splices_bodies_from_the_first_connection_on() {
     assert_right(&[Case::new(HTTP, First::Client).http()], Case::compare);
@@ -80,19 +80,19 @@ fn haproxy_splices_tcp_when_it_chooses_to() {
     both(|first| Case::new(TCP_AUTO, first));
 }
 
-/// Debian's only user of splice that is started by a connection.
+/// Debian's only user of splice that starts on a connection.
 #[test]
 fn systemd_socket_proxyd_answers_from_the_first_connection_on() {
     both(|first| Case::new(Splicer::SocketProxy, first).whole());
 }
 
-/// The control: what is seen of the others is not of the harness.
+/// The control: the other results are not artefacts of the harness.
 #[test]
 fn who_only_receives_is_answered() {
     both(|first| Case::new(Splicer::Relay("recv"), first));
 }
 
-/// The programs relay as the tests expect where there is no tool.
+/// Without a tool, the programs relay as the tests expect.
 #[test]
 fn every_splicer_relays_on_plain_tcp() {
     const FEW: u64 = 40;

@@ -1,4 +1,4 @@
-//! The programs when the tool has run for a while: servers and clients are known to recv, and only what splices is new.
+//! The programs after the tool has run for a while: servers and clients are known to use recv, and only the splicer is new.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,17 +9,17 @@ use crate::fresh::{EDGE, HTTP, LEVEL, ORDERS, TCP, TCP_AUTO};
 use crate::programs::{BACK, FRONT, Splicer, start_relay};
 use crate::stage::Stage;
 
-/// Where others connect to a relay that only receives.
+/// Where other clients connect to a relay that only receives.
 const OTHER: &str = "127.0.0.1:7003";
 const LONGEST: Duration = Duration::from_secs(60);
-/// Each with a few small messages, so that all programs but one are known for long.
+/// Each with a few small messages, so that every program but the splicer becomes known early on.
 const RELAYED: u64 = 1500;
 const DIRECT: u64 = 500;
 const FEW_SMALL: [&str; 4] = ["--rounds", "8", "--large-one-in", "1000000"];
-/// So many messages are enough for a program to be known, and so many connections have them.
+/// This many connections make a program known, by the number of their messages.
 const KNOWN: u64 = 2000;
 const TEACHING: u64 = 200;
-/// So many connections with a message each are not enough.
+/// This many connections with a message each do not.
 const LITTLE: u64 = 10;
 const ONE_SMALL: [&str; 4] = ["--rounds", "1", "--large-one-in", "1000000"];
 const MANY_SMALL: [&str; 4] = ["--rounds", "64", "--large-one-in", "1000000"];
@@ -39,7 +39,7 @@ impl Place {
         Self { stage, talk, server }
     }
 
-    /// Connections to an address, all of which must be answered.
+    /// Makes connections to an address, each of which must be answered.
     fn talk(&self, case: &Case, target: &str, connections: u64, like: &[&str]) -> u64 {
         let report = case.converse(&self.stage, &self.talk, target, connections, LONGEST, like);
         for name in ["missing", "wrong", "early"] {
@@ -53,7 +53,7 @@ impl Place {
         assert!(answers >= work(KNOWN), "{answers} messages");
     }
 
-    /// One relay to its end, which relays by recv what is enough to be known.
+    /// Runs a relay to its end that relays enough by recv to become known.
     fn teach(&self, case: &Case, program: &Path, arguments: &[&str]) {
         let mut relay = start_relay(&self.stage, program, arguments, FRONT);
         self.teach_by_talk(case);
@@ -69,7 +69,7 @@ impl Place {
     }
 }
 
-/// Others come and go through a relay that receives, and directly; then the program that splices starts.
+/// Other clients come and go through a receiving relay and directly; then the splicing program starts.
 fn after_others(case: &Case) -> Vec<String> {
     case.compare_with(|connections, missing| {
         let place = Place::new(case);
@@ -87,7 +87,7 @@ fn both(case: impl Fn(First) -> Case) {
     assert_right(&ORDERS.map(case), after_others);
 }
 
-/// What is known of a server says nothing of what connects to it.
+/// What is known about a server says nothing about its clients.
 #[test]
 fn io_copy_of_go_between_known_programs_answers() {
     both(|first| Case::new(Splicer::Go, first));
@@ -103,13 +103,13 @@ fn an_edge_triggered_splicer_between_known_programs_answers() {
     both(|first| Case::new(EDGE, first));
 }
 
-/// Its first splice comes before a byte can have been sent by one who is known.
+/// Its first splice comes before a known peer can have sent a byte.
 #[test]
 fn who_splices_before_the_first_bytes_between_known_programs_is_answered() {
     both(|first| Case::new(Splicer::Relay("before"), first).paused());
 }
 
-/// Its ends may be known when the first bytes arrive, and it is not.
+/// Its ends may be known by the first bytes, while it is not.
 #[test]
 fn who_splices_after_the_first_bytes_between_known_programs_is_answered() {
     both(|first| Case::new(Splicer::Relay("after"), first));
@@ -138,7 +138,7 @@ fn who_only_receives_between_known_programs_is_answered() {
     both(|first| Case::new(Splicer::Relay("recv"), first));
 }
 
-/// One file is several programs, told apart by their first argument: what one is known for is not the other's.
+/// One file holds several programs, distinguished by their first argument: each becomes known separately.
 #[test]
 fn one_file_that_receives_and_with_another_argument_splices_answers() {
     let cases = [LEVEL, EDGE].map(|splicer| ORDERS.map(|first| Case::new(splicer, first)));
@@ -150,7 +150,7 @@ fn one_file_that_receives_and_with_another_argument_splices_answers() {
     });
 }
 
-/// Nothing tells the second run from the first before it splices: connections may be reset, and none may hang.
+/// Nothing distinguishes the second run from the first before it splices: connections may be reset, but none may hang.
 #[test]
 fn one_file_that_receives_and_with_the_same_argument_splices_is_answered_or_reset() {
     let teaches = ["late", "--receives", "1000000000"];
@@ -160,7 +160,7 @@ fn one_file_that_receives_and_with_the_same_argument_splices_is_answered_or_rese
     });
 }
 
-/// As above, of one process: connections that are open, and the next ones, belong to a program that has become another.
+/// As above, in one process: open connections, and the next ones, belong to a program that has turned into another.
 #[test]
 fn one_process_that_receives_and_then_splices_is_answered_or_reset() {
     let arguments = [
@@ -180,8 +180,8 @@ fn one_process_that_receives_and_then_splices_is_answered_or_reset() {
     });
 }
 
-/// A few messages by recv are not enough to be known, so that nothing breaks when the same process then splices. A greeting may
-/// be as large as what is enough.
+/// A few messages by recv do not make a program known, so nothing breaks if the same process then splices. A greeting may be as
+/// large as what would.
 #[test]
 fn one_process_that_receives_a_little_and_then_splices_answers() {
     let few = work(LITTLE).to_string();
@@ -203,7 +203,7 @@ fn may_break(first: First) -> Case {
     }
 }
 
-/// A relay receives and ends, and then one of the same file splices.
+/// A relay receives and exits, then one of the same file splices.
 fn after_itself(case: &Case, teaches: &[&str], splices: &[&str]) -> Vec<String> {
     case.compare_with(|connections, missing| {
         let place = Place::new(case);

@@ -1,5 +1,5 @@
-//! Programs that splice, under the tool as it comes: each answer is as quick as on plain TCP, and none is missing, from the first
-//! connection on.
+//! Programs that splice, under a tool with default options: each answer is as quick as on plain TCP, and none is missing, from
+//! the first connection on.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,7 +1,7 @@
-//! First calls on new connections: a recv that should wait and gives EAGAIN, and a FIONREAD that does not count what is there,
-//! would show that a socket was taken into the map at the wrong moment.
+//! First calls on new connections: a recv that returns EAGAIN instead of waiting, or a FIONREAD that does not count what is
+//! there, would show that a socket entered the map at the wrong moment.
 //!
-//! In the environment, SOCKREDIR_SOAK_MINUTES says for how long, instead of 20 seconds.
+//! In the environment, SOCKREDIR_SOAK_MINUTES sets the duration, instead of 20 seconds.
 
 use std::env;
 use std::fs;
@@ -24,12 +24,12 @@ const COUNTERS: [&str; 7] = [
     "interrupted",
     "resets",
 ];
-/// A fresh process makes so few connections, as the first ones are of interest.
+/// A fresh process makes only a few connections, as the first ones are of interest.
 const FRESH: &str = "3";
-/// One in so many fresh processes is of a file that nobody has seen before.
+/// One in this many fresh processes runs from a file that nobody has seen before.
 const NEW_FILE: u64 = 4;
 
-/// What a client and its server are like.
+/// The kinds of a client and its server.
 struct Pair {
     name: &'static str,
     server: &'static [&'static str],
@@ -59,7 +59,7 @@ const PAIRS: [Pair; 4] = [
     },
 ];
 
-/// Sums of what the processes of a pair have counted.
+/// The sums of what the processes of a pair have counted.
 #[derive(Default)]
 struct Sums([AtomicU64; COUNTERS.len()], AtomicU64);
 
@@ -82,7 +82,7 @@ impl Sums {
     }
 }
 
-/// One run of a pair: its files, its place and its end.
+/// One run of a pair: its files, its environment and its end.
 struct Work<'a> {
     stage: &'a Stage,
     pair: &'a Pair,
@@ -117,7 +117,7 @@ impl Work<'_> {
         self.sums.add(&client.finish());
     }
 
-    /// Both sides are started, talk a little, and end, again and again.
+    /// Starts both sides, lets them talk a little and ends them, over and over.
     fn start_afresh(&self) {
         for number in 1.. {
             if Instant::now() > self.until {
@@ -131,14 +131,14 @@ impl Work<'_> {
             let (server, address) = self.server(&programs[0]);
             self.client(&programs[1], &address, &["--connections", FRESH]);
             self.sums.add(&server.finish());
-            // Minutes of them would fill the disk.
+            // Minutes of such files would fill the disk.
             for program in programs.iter().filter(|_| is_new) {
                 fs::remove_file(program).expect("failed to remove a copy of a program");
             }
         }
     }
 
-    /// One server and one client that last, and fresh clients beside that one.
+    /// One long-lived server and client, with fresh clients alongside.
     fn last(&self) {
         let (server, address) = self.server(&self.programs[0]);
         thread::scope(|scope| {
@@ -155,7 +155,7 @@ impl Work<'_> {
     }
 }
 
-/// All pairs at once, for this long.
+/// Runs all pairs at once, for this long.
 fn mix(accelerated: bool, time: Duration) {
     let mut log = KernelLog::mark();
     let stage = Stage::new(accelerated);
@@ -204,14 +204,14 @@ fn time() -> Duration {
     Duration::from_secs_f64(minutes * 60.0)
 }
 
-/// A socket in the map whose program then blocks gets EAGAIN from recv, and one that comes into it between FIONREAD and recv was
-/// told a wrong number.
+/// A socket in the map whose program then blocks gets EAGAIN from recv, and one that enters the map between FIONREAD and recv
+/// was given a wrong count.
 #[test]
 fn first_calls_on_new_connections_answer_as_on_plain_tcp() {
     mix(true, time());
 }
 
-/// What the stress counts is not there without a tool.
+/// The control: without a tool, the stress counts nothing.
 #[test]
 fn first_calls_on_new_connections_are_right_on_plain_tcp() {
     mix(false, time() / 4);

@@ -1,4 +1,4 @@
-//! Owns how each program that relays is started.
+//! Owns how each relaying program is started.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use crate::common::Process;
 use crate::stage::Stage;
 
-/// Where clients connect to what relays, and it to the server.
+/// Where clients connect to the relay, and the relay to the server.
 pub const FRONT: &str = "127.0.0.1:7001";
 pub const BACK: &str = "127.0.0.1:7002";
 
@@ -54,7 +54,7 @@ impl Splicer {
     }
 }
 
-/// Our own relay by a given file of it, in front of the server.
+/// Starts our own relay from a given file, in front of the server.
 pub fn start_relay(stage: &Stage, program: &Path, arguments: &[&str], front: &str) -> Process {
     let mut command = stage.command(program);
     command
@@ -87,19 +87,19 @@ static GO: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut command = Command::new(find("go"));
     command.arg("build").arg("-o").arg(&program).arg(source);
     command.current_dir(&folder).env("GOCACHE", folder.join("cache"));
-    // Nothing of the network, of the user's settings or of a module around it.
+    // Independent of the network, the user's settings and any enclosing module.
     command
         .env("GOPATH", folder.join("path"))
         .envs([("GOENV", "off"), ("GOPROXY", "off"), ("GO111MODULE", "off")])
         .envs([("GOTOOLCHAIN", "local"), ("CGO_ENABLED", "0")]);
     let output = command.output().expect("failed to run go");
     let content = fs::read(&program);
-    // What is left of it is in a folder for such things.
+    // A leftover stays in the temporary directory, where it does no harm.
     let _ = fs::remove_dir_all(&folder);
     content.unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)))
 });
 
-/// Where the distribution puts a program, or else where PATH does.
+/// The distribution's path of a program, or the one found in PATH.
 fn find(program: &str) -> PathBuf {
     let usual = ["/usr/bin", "/usr/sbin", "/usr/lib/systemd", "/lib/systemd"].map(PathBuf::from);
     let path = std::env::var_os("PATH").unwrap_or_default();

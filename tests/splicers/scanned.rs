@@ -1,4 +1,4 @@
-//! The programs while the tool scans for connections to adopt: what a scan finds belongs to programs of which no more is known.
+//! The programs while the tool scans for connections to adopt: nothing is known yet about the programs that a scan finds.
 
 use crate::case::{Case, First, assert_right};
 use crate::fresh::{EDGE, HTTP, LEVEL, ORDERS};
@@ -9,7 +9,7 @@ fn both(case: impl Fn(First) -> Case) {
     assert_right(&ORDERS.map(case), Case::compare_with_scans);
 }
 
-/// A scan that looks at sockets alone would adopt them between two splices.
+/// A scan that only looked at sockets would adopt them between two splices.
 #[test]
 fn io_copy_of_go_answers_while_scans_look_at_it() {
     both(|first| Case::new(Splicer::Go, first));
@@ -30,7 +30,7 @@ fn haproxy_that_splices_answers_while_scans_look_at_it() {
     assert_right(&[Case::new(HTTP, First::Client).http()], Case::compare_with_scans);
 }
 
-/// Its connections may be adopted while it receives, and break when it splices.
+/// Its connections may be adopted while it receives, and break once it splices.
 #[test]
 fn who_splices_late_is_answered_or_reset_while_scans_look_at_it() {
     both(|first| Case::new(Splicer::Relay("late"), first).late());

@@ -1,4 +1,4 @@
-//! Owns the place of one run: an arena, a folder with copies of the programs, which no tool has seen before, and the tool.
+//! Owns the environment of one run: an arena, a directory with program copies that no tool has seen before, and the tool.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,19 +9,19 @@ use std::time::{Duration, Instant};
 
 use crate::common::{Arena, Process, Scans, Tool, example, is_fit_for_scans, patience};
 
-/// How the tool is started, beside what says where.
+/// Options of the tool, besides those for its location.
 pub const ARGS: &[&str] = &["--trust-programs", "none"];
 
 const READY: Duration = Duration::from_secs(60);
 const STEP: Duration = Duration::from_millis(5);
-/// Of TCP sockets in /proc/net/tcp.
+/// The state of a listening TCP socket in /proc/net/tcp.
 const LISTENS: &str = "0A";
 
-/// Between two scans; few on a kernel that they would break.
+/// Interval between scans; they are rare on a kernel that they would break.
 const SCANS: Duration = Duration::from_millis(5);
 const FEW_SCANS: Duration = Duration::from_millis(250);
 
-/// The tool goes before what it runs in.
+/// Dropped in this order: the tool before what it runs in.
 pub struct Stage {
     scans: Option<Scans>,
     tool: Option<Tool>,
@@ -30,7 +30,7 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// A place where nothing runs but the tool, freshly started if `accelerated`.
+    /// An environment where nothing runs but the tool, freshly started if `accelerated`.
     pub fn new(accelerated: bool) -> Self {
         let arena = Arena::new();
         Self {
@@ -41,7 +41,7 @@ impl Stage {
         }
     }
 
-    /// As `new`, with a tool that looks for connections to adopt all the time.
+    /// As `new`, with a tool that scans for connections to adopt all the time.
     pub fn with_scans() -> Self {
         let arena = Arena::new();
         let pause = if is_fit_for_scans(&arena) {
@@ -57,10 +57,10 @@ impl Stage {
         }
     }
 
-    /// A file of its own for a program of ours, by which it may be told apart; its name is the program's.
+    /// A separate file for one of our programs, by which it may be told apart; the name stays the same.
     pub fn copy_of(&self, program: &str) -> PathBuf {
         let path = self.folder.next().join(program);
-        // By another process: a thread that starts a program meanwhile would keep the file open for writing, and so from being run.
+        // In another process: a thread that forks meanwhile would inherit the file open for writing, and exec would fail.
         let mut command = Command::new("cp");
         command.arg(example(program)).arg(&path);
         let copied = command.status().is_ok_and(|status| status.success());
@@ -88,7 +88,7 @@ impl Stage {
         self.arena.command(program)
     }
 
-    /// Starts a server and waits until it listens. It is not connected to: its first connection is of interest.
+    /// Starts a server and waits until it listens, without a connection to it: the first one is of interest.
     pub fn serve(&self, command: Command, address: &str) -> Process {
         let mut server = Process::start(command);
         let deadline = Instant::now() + patience(READY);
@@ -120,7 +120,7 @@ impl Stage {
         })
     }
 
-    /// Ends the tool, which must have been there all the time, for its totals.
+    /// Ends the tool, which must still be running, and returns its totals.
     pub fn end(mut self) -> String {
         let Some(mut tool) = self.tool.take() else {
             return String::new();
@@ -144,7 +144,7 @@ impl Folder {
         Self(path)
     }
 
-    /// A new folder in it.
+    /// A new subdirectory.
     fn next(&self) -> PathBuf {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let path = self.0.join(NUMBER.fetch_add(1, Ordering::Relaxed).to_string());

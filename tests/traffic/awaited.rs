@@ -1,5 +1,5 @@
-//! Owns the workload `awaited`: a recv that has chosen TCP's own function waits for the lock of its socket while a scan adopts
-//! it, and what comes meanwhile is data and the end of the stream. It must not see the end first.
+//! Owns the workload `awaited`: a recv that has chosen TCP's own function waits for its socket's lock while a scan adopts the
+//! socket; meanwhile data and the end of the stream arrive. The recv must not see the end first.
 
 use std::io;
 use std::net::{Shutdown, TcpStream};
@@ -19,9 +19,9 @@ use crate::{sys, task};
 
 const PAGE: usize = 4096;
 const SIZE: usize = 512;
-/// More than from one scan to the next.
+/// Longer than the interval between scans.
 const SCANS: Duration = Duration::from_millis(650);
-/// More than a message needs to arrive.
+/// Longer than a message takes to arrive.
 const MOMENT: Duration = Duration::from_millis(100);
 
 const END_FIRST: &str = "the end of the stream came before its data";
@@ -32,7 +32,7 @@ pub struct Options {
     common: Common,
 }
 
-/// A thread of a processor that comes to wait for the lock of a socket.
+/// Starts a thread on a processor and waits until it blocks on a socket's lock.
 fn spawn_until_locked<'scope, T: Send + 'scope>(
     scope: &'scope Scope<'scope, '_>,
     processor: usize,
@@ -52,9 +52,9 @@ fn join<T>(thread: ScopedJoinHandle<'_, T>) -> Result<T> {
     thread.join().map_err(|_| anyhow!("a thread panicked"))
 }
 
-/// What the last call of the server reads. Whoever waits for the lock of a socket gets it in its turn: a call, a scan that
-/// finds that the socket may be adopted, another call, a scan that adopts it, and the last call, which is woken for it and has no
-/// processor while further scans find the lock free.
+/// Returns what the server's last call reads. Waiters get the socket's lock in turn: a call, a scan that finds the socket
+/// adoptable, another call, a scan that adopts it, and the last call, which is woken for the lock but gets no processor while
+/// further scans find the lock free.
 fn read_behind_scans(client: &TcpStream, server: &TcpStream) -> Result<io::Result<usize>> {
     let processors = task::two_processors()?;
     let pages = [Pages::new(PAGE)?, Pages::new(PAGE)?];

@@ -1,4 +1,4 @@
-//! Owns the workload `behind`: streams of large messages whose one reader does nothing but read, and is slower than their sender.
+//! Owns the workload `behind`: streams of large messages whose single reader only reads, and is slower than their sender.
 
 use std::io::{self, Write as _};
 use std::net::TcpStream;
@@ -12,7 +12,7 @@ use crate::options::{Common, Mode};
 use crate::sys;
 
 const MESSAGE: usize = 128 << 10;
-/// So small that it takes longer to read a message than to send it.
+/// Small enough that reading a message takes longer than sending it.
 const READ: usize = 8 << 10;
 
 #[derive(Clone, Debug, clap::Args)]
@@ -23,7 +23,7 @@ pub struct Options {
     common: Common,
 }
 
-/// None at EAGAIN.
+/// Maps EAGAIN to `None`.
 fn unless_blocked(result: io::Result<usize>) -> io::Result<Option<usize>> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
@@ -31,7 +31,7 @@ fn unless_blocked(result: io::Result<usize>) -> io::Result<Option<usize>> {
     }
 }
 
-/// A message of each stream that has room, again and again; how many bytes there were.
+/// Sends a message on each stream that has room, over and over; returns the number of bytes.
 fn send(mut clients: Vec<TcpStream>, until: Instant) -> Result<u64> {
     let buffer = vec![0; MESSAGE];
     let mut bytes = 0;
@@ -49,7 +49,7 @@ fn send(mut clients: Vec<TcpStream>, until: Instant) -> Result<u64> {
     Ok(bytes)
 }
 
-/// One read of each stream.
+/// One read per stream.
 fn read(pairs: &[Pair], buffer: &mut [u8]) -> Result<u64> {
     let mut bytes = 0;
     for pair in pairs {

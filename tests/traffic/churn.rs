@@ -1,4 +1,4 @@
-//! Owns the workload `churn`: short connections that end in every way a connection can end.
+//! Owns the workload `churn`: short connections that end in every way that a connection can end.
 
 use std::time::{Duration, Instant};
 
@@ -10,14 +10,14 @@ use crate::pattern::Random;
 use crate::plan::{Ending, Plan};
 use crate::run::Run;
 
-/// Ports and addresses enough that those of closed connections are no limit.
+/// Enough addresses and ports that closed connections do not exhaust them.
 const LISTENERS: usize = 8;
 const LARGEST: u64 = 8 << 10;
 const MOST_EXCHANGES: u64 = 20;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Connections in all
+    /// Total number of connections
     #[arg(long, default_value_t = 20_000)]
     count: u64,
     #[command(flatten)]
@@ -72,7 +72,7 @@ impl Workload for Churn {
     }
 }
 
-/// Some exchanges, or none, and the end.
+/// A few exchanges, or none, then the ending.
 pub fn short(ending: Ending, mut random: Random, this: Side) -> Plan {
     let mut plan = Plan::new(this);
     if !matches!(ending, Ending::Silent(_)) {

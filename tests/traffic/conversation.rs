@@ -1,4 +1,4 @@
-//! Owns what a connection does: the operations of an end, the script that gives them one after the other, and the
+//! Owns what a connection does: the operations of an end, the script that supplies them one by one, and the
 //! workload that gives each connection its two scripts.
 
 use std::io;
@@ -38,43 +38,43 @@ pub struct Progress {
     pub reset: bool,
 }
 
-/// One operation of an end. The end reads all the time, whatever its operation, unless its reading is paused.
+/// One operation of an end. An end reads all the time, whatever its operation, unless its reading is paused.
 #[derive(Debug)]
 pub enum Op {
-    /// So many bytes in one call, and what it leaves in further calls.
+    /// Sends this many bytes in one call, and what it leaves in further calls.
     Send(usize),
-    /// Until so many bytes came in total; an end of file before is a fault.
+    /// Waits until this many bytes have arrived in total; an earlier end of file is a fault.
     Await(u64),
-    /// As `Await`, but the other end may end the stream; the script then judges where.
+    /// As `Await`, but the peer may end the stream; the script then judges where.
     AwaitOrEof(u64),
-    /// Until the end of file, which must come after exactly so many bytes.
+    /// Waits for the end of file, which must come after exactly this many bytes.
     AwaitEof(u64),
     Sleep(Duration),
-    /// Lets the receive queue fill for a while; the next operations go on.
+    /// Lets the receive queue fill for a while; the next operations continue meanwhile.
     PauseReading(Duration),
     ShutdownWrite,
-    /// Until the gate is released so many times.
+    /// Waits until the gate has been released this many times.
     Gate(u64),
     Close,
     Reset,
     Change(Change),
-    /// The other end did what it must not.
+    /// The peer did something that it must not do.
     Fault(String),
 }
 
-/// What a program can do to a socket in the middle of its connection, so that redirected data cannot honour it.
+/// A change that a program can make to a socket in mid-connection and that redirected data cannot honour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// The file becomes blocking; an end on an event loop then asks each call not to wait.
+    /// The file becomes blocking; an end on an event loop then passes MSG_DONTWAIT to each call.
     Blocking,
-    /// SO_ZEROCOPY, which alone changes nothing.
+    /// SO_ZEROCOPY, which changes nothing on its own.
     ZeroCopy,
     /// SO_PEEK_OFF, which changes what MSG_PEEK sees.
     PeekOffset,
 }
 
 /// The operations of one end. The two ends of a connection make the same random choices from the same generator, so
-/// that both know what comes without a protocol in the stream.
+/// both know what to expect without a protocol in the stream.
 pub trait Script: Send {
     fn next(&mut self, progress: &Progress) -> Op;
 }
@@ -84,16 +84,16 @@ pub trait Script: Send {
 pub enum Reading {
     /// Edge-triggered, until EAGAIN.
     Drain { buffer: usize },
-    /// Edge-triggered, until a read is shorter than asked: nginx and tokio.
+    /// Edge-triggered, until a short read: nginx and tokio.
     Edge { buffer: usize },
-    /// Edge-triggered, what FIONREAD says, until it says nothing; the first read asks it only `at_once`.
+    /// Edge-triggered, what FIONREAD reports, until it is 0; only `at_once` asks before the first read.
     Fionread { at_once: bool },
-    /// Level-triggered, one read for each event.
+    /// Level-triggered, one read per event.
     Level { buffer: usize },
 }
 
 impl Reading {
-    /// Bytes of one read, where the style does not say.
+    /// The buffer size of one read, if the style does not define it.
     pub fn buffer(self) -> usize {
         match self {
             Reading::Drain { buffer } | Reading::Edge { buffer } | Reading::Level { buffer } => buffer,
@@ -102,9 +102,9 @@ impl Reading {
     }
 }
 
-/// What a kind of connections has in common.
+/// What the connections of one kind have in common.
 pub trait Workload: Send + Sync {
-    /// Whether another connection is to be opened after so many.
+    /// True if another connection is to be opened after this many.
     fn more(&self, opened: u64) -> bool;
 
     fn script(&self, connection: u64, side: Side) -> Box<dyn Script>;
@@ -113,33 +113,33 @@ pub trait Workload: Send + Sync {
         Reading::Drain { buffer: 256 << 10 }
     }
 
-    /// Whether an end may end this connection by a reset, so that the other may see an error or miss bytes.
+    /// True if an end may reset this connection, so that its peer may see an error or miss bytes.
     fn may_reset(&self, _connection: u64) -> bool {
         false
     }
 
-    /// What a program sets on its socket at the start. Half of the connections send small messages at once, the others as
-    /// the kernel likes.
+    /// The options that a program sets on its socket at the start. Half of the connections disable Nagle's algorithm, the
+    /// others keep the default.
     fn tune(&self, connection: u64, _side: Side, stream: &TcpStream) -> io::Result<()> {
         stream.set_nodelay(connection % 2 == 1)
     }
 
-    /// How long a server lets connections wait that it could accept.
+    /// How long a server leaves connections unaccepted.
     fn accept_delay(&self, _random: &mut Random) -> Option<Duration> {
         None
     }
 
-    /// Whether an end sends while it is sent to, so that a blocking one needs a thread for each direction.
+    /// True if an end sends while it receives, so that a blocking end needs a thread for each direction.
     fn duplex(&self, _connection: u64) -> bool {
         false
     }
 
-    /// A blocking recv has returned EAGAIN: whether to call it again.
+    /// A blocking recv has returned EAGAIN: true if it may be called again.
     fn may_call_again(&self) -> bool {
         false
     }
 
-    /// Addresses and ports to spread the connections over.
+    /// The number of addresses and ports over which the connections are spread.
     fn listeners(&self) -> usize {
         1
     }

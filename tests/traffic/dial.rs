@@ -1,4 +1,4 @@
-//! Owns the workload `dial`: clients of an echo server that is not ours.
+//! Owns the workload `dial`: clients of a foreign echo server.
 
 use std::net::{SocketAddr, TcpStream};
 use std::thread;
@@ -13,36 +13,36 @@ use crate::sys;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Where the server listens; it must send back what it gets
+    /// Address of the server, which must send back what it receives
     address: SocketAddr,
-    /// Messages to send on each connection, each after the answer to the one before
+    /// Messages to send on each connection, each after the previous answer
     #[arg(long, default_value_t = 2000)]
     count: u64,
-    /// Bytes of a message
+    /// Bytes per message
     #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     size: u64,
     /// Milliseconds between two messages
     #[arg(long, default_value_t = 0)]
     pause: u64,
-    /// Connect all connections so many times, one time after the other
+    /// Make all connections this many times, one round after the other
     #[arg(long, default_value_t = 1)]
     rounds: u64,
-    /// Connect from this address; where it has a port each connection takes the next one, or else one that is free
+    /// Source address; if it has a port, each connection takes the next one, otherwise a free one
     #[arg(long)]
     source: Option<SocketAddr>,
-    /// Set the first sequence number of each connection, as CAP_NET_ADMIN of the own network namespace may
+    /// Set the initial sequence number of each connection, as CAP_NET_ADMIN in one's own network namespace permits
     #[arg(long)]
     sequence: Option<u32>,
-    /// Establish each connection by itself, in repair mode, as CAP_NET_ADMIN of the own network namespace may
+    /// Establish each connection unilaterally, in repair mode, as CAP_NET_ADMIN in one's own network namespace permits
     #[arg(long)]
     restored: bool,
-    /// Send the first message in the SYN, once there is a cookie for it
+    /// Send the first message in the SYN, once there is a fast-open cookie for it
     #[arg(long)]
     fast_open: bool,
-    /// Make the socket blocking when it is connected, or after the first answer
+    /// Make the socket blocking once connected, or after the first answer
     #[arg(long, value_enum)]
     turn: Option<Turn>,
-    /// Make an io_uring before the socket
+    /// Create an io_uring before the socket
     #[arg(long)]
     io_uring: bool,
     #[command(flatten)]
@@ -57,7 +57,7 @@ enum Turn {
 
 struct Client {
     end: End,
-    /// The same socket, to change it.
+    /// The same socket, for changing its options.
     stream: TcpStream,
 }
 

@@ -1,4 +1,4 @@
-//! Owns one end of a connection that its thread drives step by step, each step bounded.
+//! Owns one end of a connection that its thread drives step by step, with a bound on each step.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -12,10 +12,10 @@ use crate::pattern::Stream;
 use crate::run::listen;
 use crate::sys;
 
-/// A socket that should be ready and is not for so long is stuck.
+/// A socket that should be ready but is not for this long is stuck.
 pub const STUCK_MILLISECONDS: i32 = 10_000;
 
-/// One end of a connection and where it stands in its two streams.
+/// One end of a connection and its positions in the two streams.
 pub struct End {
     pub name: String,
     stream: TcpStream,
@@ -48,12 +48,12 @@ impl End {
         sys::set_buffers(&self.stream, None, Some(bytes)).context("failed to set SO_SNDBUF")
     }
 
-    /// From now on the other end sends back what it gets.
+    /// From now on the peer sends back what it receives.
     pub fn expect_echo(&mut self) {
         self.incoming = self.outgoing;
     }
 
-    /// One call; how much the socket took, none at EAGAIN.
+    /// One send: the bytes that the socket took, `None` at EAGAIN.
     pub fn send(&mut self, buffer: &mut [u8]) -> Result<Option<usize>> {
         self.outgoing.fill(self.sent, buffer);
         flip_byte(self.flip, self.sent, buffer);
@@ -67,7 +67,7 @@ impl End {
         }
     }
 
-    /// One read, compared; false at EAGAIN.
+    /// One read, with its bytes compared; false at EAGAIN.
     pub fn receive(&mut self, buffer: &mut [u8]) -> Result<bool> {
         match self.stream.read(buffer) {
             Ok(0) => bail!("{}: end of file at {}", self.name, self.received),
@@ -97,12 +97,12 @@ impl End {
         Ok(())
     }
 
-    /// Small messages are sent at once.
+    /// Disables Nagle's algorithm.
     pub fn send_at_once(&self) -> Result<()> {
         self.stream.set_nodelay(true).context("failed to set TCP_NODELAY")
     }
 
-    /// Whether the kernel throws away every segment that comes in.
+    /// Makes the kernel drop every incoming segment, or stop doing so.
     pub fn lose_segments(&self, lose: bool) -> Result<()> {
         sys::drop_incoming(&self.stream, lose).context("failed to set the socket's filter")
     }
@@ -146,7 +146,7 @@ impl Pair {
     }
 }
 
-/// Connections to a listener of their own, one after the other.
+/// Connections to a listener of their own, made one after another.
 pub fn connect(common: &Common, seed: u64, connections: u64) -> Result<Vec<Pair>> {
     let nonblocking = common.nonblocking();
     let (listener, target) = listen(common.family, 0, nonblocking).context("failed to listen")?;

@@ -1,4 +1,4 @@
-//! Owns the workload `echo`: requests and answers of one size, one after the other.
+//! Owns the workload `echo`: requests and answers of one size, one after another.
 
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ pub struct Options {
     /// Exchanges on each connection
     #[arg(long, default_value_t = 2000)]
     count: u64,
-    /// Bytes of a request and of an answer
+    /// Bytes per request and answer
     #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     size: u64,
     #[command(flatten)]
@@ -36,7 +36,7 @@ impl Workload for Echo {
     }
 }
 
-/// So many requests and answers, then the client closes.
+/// This many requests and answers, then the client closes.
 struct Exchange {
     side: Side,
     size: u64,

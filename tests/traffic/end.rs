@@ -1,4 +1,4 @@
-//! Owns one end of a connection on an event loop: it reads as its style says and does the operations of its script.
+//! Owns one end of a connection on an event loop: it reads in its style and performs the operations of its script.
 
 use std::io;
 use std::net::{Shutdown, TcpStream};
@@ -12,12 +12,12 @@ use crate::pattern::Stream;
 use crate::run::{Run, Tally, is_reset};
 use crate::sys;
 
-/// So much is done for one end before it is another one's turn.
+/// Reads per turn, before the next end gets a turn.
 const READS_PER_TURN: usize = 4;
 const OPS_PER_TURN: usize = 64;
 const FIRST_READ: usize = 1024;
 
-/// Buffers of a loop, lent to the end whose turn it is.
+/// The buffers of a loop, lent to the end whose turn it is.
 pub struct Scratch {
     pub incoming: Vec<u8>,
     pub outgoing: Vec<u8>,
@@ -28,10 +28,10 @@ pub struct Scratch {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Turn {
     Again,
-    /// An event, a time or the gate.
+    /// To wait for an event, a time or the gate.
     Wait,
     Closed,
-    /// There was a fault: nothing more happens here, and the socket stays open until the process ends.
+    /// A fault occurred: nothing more happens here, and the socket stays open until the process ends.
     Parked,
 }
 
@@ -62,7 +62,7 @@ pub struct End {
     asleep_until: Option<Instant>,
     parked: bool,
     asks: bool,
-    /// Of each send and recv.
+    /// Flags for each send and recv.
     flags: i32,
 }
 
@@ -74,7 +74,7 @@ impl End {
             .end(side)
             .opened(stream.as_raw_fd(), format!("{reading:?}"));
         let level = matches!(reading, Reading::Level { .. });
-        // A level-triggered writer learns that it must wait by EAGAIN only.
+        // A level-triggered writer learns only from EAGAIN that it must wait.
         let interest = match (level, side) {
             (true, Side::Client) => sys::IN | sys::OUT,
             (true, Side::Server) => sys::IN,
@@ -117,7 +117,7 @@ impl End {
         }
     }
 
-    /// When this end wants another turn, whatever the events.
+    /// When this end wants another turn, regardless of events.
     pub fn next_time(&self) -> Option<Instant> {
         [self.paused_until, self.asleep_until].into_iter().flatten().min()
     }
@@ -184,7 +184,7 @@ impl End {
         }
     }
 
-    /// Ends pauses that are over.
+    /// Ends pauses that have expired.
     fn expire(&mut self) {
         if self.next_time().is_none() {
             return;
@@ -199,7 +199,7 @@ impl End {
         self.readable && self.paused_until.is_none() && !self.progress.eof && !self.progress.reset
     }
 
-    /// An error of the connection: the end of it where resets are part of the workload, a fault elsewhere.
+    /// Handles a connection error: the end of it if resets are part of the workload, otherwise a fault.
     fn broken(&mut self, what: &str, error: &io::Error) -> Result<(), String> {
         if self.connection.may_reset && is_reset(what, error) {
             self.progress.reset = true;
@@ -212,7 +212,7 @@ impl End {
         let mut promised = false;
         let mut room = match self.reading {
             Reading::Drain { buffer } | Reading::Edge { buffer } | Reading::Level { buffer } => buffer,
-            // As nginx does, which asks for what is left after a read.
+            // As nginx does, which checks what is left after a read.
             Reading::Fionread { .. } if !self.asks => {
                 self.asks = true;
                 FIRST_READ
@@ -225,7 +225,7 @@ impl End {
                     return Ok(());
                 }
                 promised = unread > 0;
-                // Only a read tells an end of file from an empty queue.
+                // Only a read can tell an end of file from an empty queue.
                 unread.max(1)
             }
         };
@@ -261,7 +261,7 @@ impl End {
         Ok(())
     }
 
-    /// Goes on with the current operation, or takes the next one from the script.
+    /// Continues the current operation, or takes the next one from the script.
     fn step(&mut self, run: &Run, scratch: &mut Scratch) -> Step {
         let Some(op) = self.op.take() else {
             let op = self.script.next(&self.progress);
@@ -354,7 +354,7 @@ impl End {
         }
     }
 
-    /// Sends of a message what the socket takes; what is left of it.
+    /// Sends as much of a message as the socket takes; returns what is left of it.
     fn send(&mut self, run: &Run, scratch: &mut Scratch, length: usize) -> Result<usize, String> {
         if !self.writable {
             return Ok(length);

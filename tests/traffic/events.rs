@@ -1,4 +1,4 @@
-//! Owns the event loop that drives all ends of one side: epoll, connects, accepts, turns and times.
+//! Owns the event loop that drives all ends of one side: epoll, connects, accepts, turns and timers.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -18,7 +18,7 @@ const WAKER: u64 = u64::MAX;
 const FIRST_LISTENER: u64 = 1 << 32;
 const LARGEST_MESSAGE: usize = 1 << 20;
 const LARGEST_READ: usize = 1 << 20;
-/// The workload may change its mind about more connections without an event.
+/// The workload may start to want more connections without an event.
 const LONGEST_WAIT: Duration = Duration::from_millis(50);
 
 struct Slot {
@@ -108,7 +108,7 @@ impl Loop<'_> {
                 self.on_event(token, bits);
             }
             self.expire();
-            // Ends that want another turn get it after the next look at the events.
+            // Ends that want another turn get it after the next check for events.
             for _ in 0..self.ready.len() {
                 if let Some(slot) = self.ready.pop_front() {
                     self.turn(slot)?;
@@ -117,7 +117,7 @@ impl Loop<'_> {
         }
     }
 
-    /// Opens connections up to the number at a time; true when none is open and none is to come.
+    /// Opens connections up to the concurrency limit; true when none is open and none will follow.
     fn open(&mut self) -> Result<bool> {
         while self.live < self.run.connections {
             let Some(connection) = self.run.open_next() else {

@@ -1,4 +1,4 @@
-//! Owns memory that whoever touches it first waits for: a send or a recv, with the lock of its socket.
+//! Owns memory whose first access blocks: it stalls a send or a recv that holds its socket's lock.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -8,7 +8,7 @@ use std::ptr::{self, NonNull};
 
 use anyhow::{Context, Result, ensure};
 
-/// The requests of linux/userfaultfd.h.
+/// The ioctls of linux/userfaultfd.h.
 const API: libc::c_ulong = 0xc018_aa3f;
 const REGISTER: libc::c_ulong = 0xc020_aa00;
 const COPY: libc::c_ulong = 0xc028_aa03;
@@ -16,10 +16,10 @@ const COPY: libc::c_ulong = 0xc028_aa03;
 const API_VERSION: u64 = 0xaa;
 const MODE_MISSING: u64 = 1;
 const EVENT_PAGEFAULT: u8 = 0x12;
-/// Bytes of struct uffd_msg.
+/// Size of struct uffd_msg.
 const MESSAGE: usize = 32;
 
-/// Pages that are not there until they are given.
+/// Pages that are missing until they are supplied.
 pub struct Pages {
     faults: File,
     start: NonNull<libc::c_void>,
@@ -30,7 +30,7 @@ pub struct Pages {
 unsafe impl Sync for Pages {}
 
 impl Pages {
-    /// `length` is in bytes, and whole pages.
+    /// `length` is in bytes, a multiple of the page size.
     pub fn new(length: usize) -> Result<Self> {
         // SAFETY: the call takes flags only.
         let faults = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) };
@@ -74,7 +74,7 @@ impl Pages {
         unsafe { std::slice::from_raw_parts(self.start.as_ptr().cast(), self.length) }
     }
 
-    /// Receives one byte into them.
+    /// Receives one byte into the pages.
     pub fn receive(&self, stream: &TcpStream) -> Result<()> {
         let (fd, into) = (stream.as_raw_fd(), self.start.as_ptr());
         // SAFETY: there is room for a byte in the mapping, and nobody has read it.
@@ -87,7 +87,7 @@ impl Pages {
         Ok(())
     }
 
-    /// Returns when somebody waits for them.
+    /// Waits until someone faults on the pages.
     pub fn wait_for_touch(&self) -> Result<()> {
         let mut message = [0; MESSAGE];
         (&self.faults)
@@ -97,7 +97,7 @@ impl Pages {
         Ok(())
     }
 
-    /// Gives them all.
+    /// Supplies all of the pages.
     pub fn give(&self, bytes: &[u8]) -> Result<()> {
         ensure!(bytes.len() == self.length, "not as many bytes as there are");
         self.ask(

@@ -2,7 +2,7 @@
 
 use std::sync::{Condvar, Mutex, MutexGuard};
 
-/// A point where ends wait until the main thread lets them go on.
+/// A point where ends wait until the main thread releases them.
 #[derive(Default)]
 pub struct Gate {
     state: Mutex<(u64, u64)>,

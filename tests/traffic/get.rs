@@ -13,10 +13,10 @@ use crate::sys::{self, Epoll};
 
 const REQUEST: &[u8] = b"get value\r\n";
 
-/// Prints how many requests were answered, in how many microseconds, and percentiles of the time of one.
+/// Prints the number of answered requests, the microseconds they took, and percentiles of the latency.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// An address and a port, or the path of a Unix socket
+    /// An address and port, or the path of a Unix socket
     server: String,
     #[arg(long, default_value_t = 50)]
     connections: u64,
@@ -27,7 +27,7 @@ pub struct Options {
     milliseconds: u64,
 }
 
-/// A stream of either kind, whose socket does not block.
+/// A non-blocking stream of either kind.
 struct Connection {
     file: std::fs::File,
     asked: Instant,
@@ -66,11 +66,11 @@ impl Connection {
     fn ask(&mut self) -> Result<()> {
         self.asked = Instant::now();
         self.received = 0;
-        // The one before was answered, so there is room.
+        // The previous request was answered, so there is room.
         self.file.write_all(REQUEST).context("failed to send a request")
     }
 
-    /// Reads what is there; how long the answer took, once it is complete.
+    /// Reads what there is; returns the latency once the answer is complete.
     fn read(&mut self, answer: &[u8], buffer: &mut [u8]) -> Result<Option<Duration>> {
         let count = match self.file.read(buffer) {
             Ok(0) => bail!("the server has closed a connection"),
@@ -88,7 +88,7 @@ impl Connection {
     }
 }
 
-/// Stores the value, and what is answered to a request for it.
+/// Stores the value; returns the expected answer to a request for it.
 fn store(options: &Options) -> Result<Vec<u8>> {
     let value = vec![b'x'; options.size];
     let header = format!("set value 0 0 {}\r\n", value.len());

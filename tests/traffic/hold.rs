@@ -1,4 +1,4 @@
-//! Owns the workload `hold`: connections that are warmed up, stay open and echo again when a line comes in.
+//! Owns the workload `hold`: connections that are warmed up, stay open, and echo again for each line of standard input.
 
 use std::io::{BufRead, stdin};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ const WARM_UP: u64 = 64;
 const ROUND: u64 = 16;
 const SIZE: u64 = 512;
 
-/// Every line of standard input makes each connection echo again; its end closes all.
+/// Every line of standard input makes each connection echo again; end of file closes all.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
     #[command(flatten)]
@@ -56,7 +56,7 @@ enum Step {
     Released,
 }
 
-/// The client: echoes, then the gate, then again.
+/// The client: echoes, then waits for the gate, and so on.
 struct Holder {
     ending: Arc<AtomicBool>,
     round: u64,
@@ -86,7 +86,7 @@ impl Script for Holder {
     }
 }
 
-/// The server: an answer for every request, until the client closes between two of them.
+/// The server: answers every request until the client closes between two of them.
 struct Answerer {
     received: u64,
     waiting: bool,
@@ -126,7 +126,7 @@ pub fn main(mut options: Options) -> Result<()> {
     let running = run.start();
 
     let (sender, lines) = channel();
-    // Never joined: it ends with standard input or the process.
+    // Never joined: it ends with standard input or with the process.
     thread::spawn(move || {
         for line in stdin().lock().lines().map_while(Result::ok) {
             if sender.send(line).is_err() {

@@ -1,4 +1,4 @@
-//! Owns the judgement of a run: the state of every open connection, faults, stalls and the deadline.
+//! Owns the verdict on a run: the state of every open connection, faults, stalls and the deadline.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -14,9 +14,9 @@ use crate::peer::Peer;
 use crate::sys;
 
 const TICK: Duration = Duration::from_millis(100);
-/// When the run fails, ends that wait for so long are told too.
+/// When the run fails, ends that have waited this long are reported too.
 const WAITING_TICKS: u32 = 10;
-/// After the first fault, what else is wrong is reported for so long.
+/// After the first fault, further ones are reported for this long.
 const GRACE: Duration = Duration::from_millis(500);
 const MOST_FAULTS: u64 = 100;
 const MOST_NOTES: usize = 20;
@@ -47,7 +47,7 @@ impl Stage {
     ];
 }
 
-/// The public state of one end, written by the thread that drives it.
+/// The public state of an end, written by the thread that drives it.
 #[derive(Default)]
 pub struct EndState {
     sent: AtomicU64,
@@ -99,7 +99,7 @@ impl EndState {
         Stage::ALL[usize::from(self.stage.load(Relaxed))]
     }
 
-    /// Why this end should have progressed, if it should have.
+    /// Why this end should have made progress, if it should have.
     fn pending(&self, peer: &EndState, peer_is_dead: bool) -> Option<&'static str> {
         let stage = self.stage();
         if matches!(stage, Stage::Opening | Stage::Closed) || self.paused.load(Relaxed) {
@@ -120,11 +120,11 @@ impl EndState {
         None
     }
 
-    /// Counts a tick; the reason once there were too many without progress.
+    /// Counts a tick; returns the reason after too many without progress.
     fn tick(&self, peer: &EndState, peer_is_dead: bool, stall: u32) -> Option<&'static str> {
         let mut position = self.sent.load(Relaxed) ^ self.received.load(Relaxed).rotate_left(32);
         if self.stage() == Stage::SendBlocked {
-            // A blocking send counts when it is done; what is read of it is progress.
+            // A blocking send only counts once it returns, so what its peer reads is progress.
             position ^= peer.received.load(Relaxed).rotate_left(16);
         }
         let reason = self.pending(peer, peer_is_dead);
@@ -154,7 +154,7 @@ impl EndState {
     }
 }
 
-/// One connection, known to both of its ends.
+/// A connection, known to both of its ends.
 pub struct Connection {
     pub id: u64,
     pub may_reset: bool,
@@ -189,7 +189,7 @@ impl Connection {
 
 pub struct Monitor {
     deadline: Instant,
-    /// Ticks until a stall.
+    /// Ticks without progress that make a stall.
     stall: u32,
     live: Mutex<HashMap<u64, Arc<Connection>>>,
     faults: AtomicU64,
@@ -236,7 +236,7 @@ impl Monitor {
         self.live.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Reports what is wrong; the process ends soon after.
+    /// Reports a fault; the process ends soon after.
     pub fn fault(&self, text: impl AsRef<str>) {
         if self.faults.fetch_add(1, Relaxed) < MOST_FAULTS {
             say(&format!("fault: {}", text.as_ref()));
@@ -267,7 +267,7 @@ impl Monitor {
         self.exit();
     }
 
-    /// Tells of open connections that wait, for whoever looks for the cause of the faults.
+    /// Reports open connections that wait, as a hint to the cause of the faults.
     fn note_open(&self, ticks: u32) {
         let live = self.lock();
         let waits = |end: &EndState| (ticks..self.stall).contains(&end.ticks.load(Relaxed));
@@ -304,6 +304,6 @@ impl Monitor {
 }
 
 fn say(line: &str) {
-    // Nobody is left to tell when standard error is closed.
+    // When standard error is closed there is nobody to report to.
     let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -1,4 +1,4 @@
-//! Owns the workload `older`: connections that are in some state when a tool finds them, and go on when told.
+//! Owns the workload `older`: connections in a given state when a tool finds them, which continue on demand.
 
 use std::io::stdin;
 use std::net::Shutdown;
@@ -16,9 +16,9 @@ use crate::options::{Common, Mode};
 use crate::{sys, task};
 
 const SIZE: usize = 512;
-/// More than a direction is observed for.
+/// More messages than a direction is observed for.
 const ROUNDS: usize = 64;
-/// Room for the messages that wait to be read.
+/// Room for the unread messages.
 const BUFFER: i32 = 1 << 20;
 const SMALL_BUFFER: i32 = 32 << 10;
 /// The datapath lists four holders: with this process a sixth one comes after the list has overflowed.
@@ -32,29 +32,29 @@ enum State {
     Idle,
     /// They were blocking until now
     Turned,
-    /// They still are
+    /// They are still blocking
     Blocking,
-    /// One has something to read
+    /// One end has unread data
     Unread,
-    /// One has read a part of it
+    /// One end has read a part of its data
     Partly,
-    /// A thread sleeps in recv, and the file was then made non-blocking
+    /// A thread sleeps in recv, and the file was made non-blocking after that
     Sleeping,
-    /// One reads all the time what it is told of
+    /// One end reads whatever FIONREAD reports, all the time
     Reading,
-    /// An urgent byte waits
+    /// An urgent byte is unread
     Urgent,
-    /// One has shut down its sending side
+    /// One end has shut down its sending side
     HalfClosed,
-    /// One has shut down its receiving side
+    /// One end has shut down its receiving side
     Deaf,
-    /// One has an option that redirected data cannot honour
+    /// One end has an option that redirected data cannot honour
     ZeroCopy,
     LowWater,
-    /// Its receive buffer is one that fills
+    /// Its receive buffer is small enough to fill
     SmallBuffer,
     PeekOffset,
-    /// One sends small messages without an answer
+    /// One end sends small messages without an answer
     OneWay,
     /// Other processes hold one end too
     Shared,
@@ -64,10 +64,10 @@ enum State {
 pub struct Options {
     #[arg(long, value_enum, default_value = "idle")]
     state: State,
-    /// Messages each way after the line that says so
+    /// Messages each way after each line of standard input
     #[arg(long, default_value_t = ROUNDS)]
     rounds: usize,
-    /// Make an io_uring before the sockets
+    /// Create an io_uring before the sockets
     #[arg(long)]
     io_uring: bool,
     #[command(flatten)]
@@ -75,7 +75,7 @@ pub struct Options {
 }
 
 impl State {
-    /// What one end sends and the other leaves, and how much of it is read.
+    /// The bytes one end sends and the peer leaves unread, and how many of those are read.
     fn unread(self) -> Option<(usize, usize)> {
         match self {
             State::Unread => Some((60_000, 0)),
@@ -170,7 +170,7 @@ fn sleep(pair: &mut Pair, rounds: usize, buffer: &mut [u8]) -> Result<()> {
     let (sender, receiver) = channel();
     let (done, woken) = channel();
     let sleeper = thread::spawn(move || {
-        // Whoever waits for these has its own time.
+        // Errors are dropped: a receiver that waits for these has a deadline of its own.
         drop(sender.send(task::current()));
         drop(done.send(sys::receive(&stream, &mut [0; SIZE], libc::MSG_PEEK)));
     });
@@ -190,7 +190,7 @@ fn sleep(pair: &mut Pair, rounds: usize, buffer: &mut [u8]) -> Result<()> {
     pair.echo(rounds, SIZE, buffer)
 }
 
-/// Until the line has come, the server asks how much there is and reads it byte by byte, without a pause.
+/// Until the line arrives, the server calls FIONREAD and reads byte by byte without a pause.
 fn read_on(pair: &mut Pair, buffer: &mut [u8]) -> Result<()> {
     turn(pair)?;
     let line = thread::spawn(wait_for_line);
@@ -219,7 +219,7 @@ pub fn wait_for_line() -> Result<bool> {
     Ok(count > 0)
 }
 
-/// Each line has the connections go on; the first one finds them in their state.
+/// Each line lets the connections continue; the first finds them in their state.
 pub fn main(mut options: Options) -> Result<()> {
     let _ring = options.io_uring.then(sys::io_uring).transpose()?;
     if options.state.begins_blocking() {

@@ -1,4 +1,4 @@
-//! Owns the options that all workloads have in common.
+//! Owns the options that all workloads share.
 
 use std::time::SystemTime;
 
@@ -14,7 +14,7 @@ pub enum Family {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Mode {
-    /// Event loops; sockets are non-blocking from before connect and accept on
+    /// Event loops; sockets are non-blocking before connect and from accept on
     Nonblocking,
     /// Threads with blocking calls
     Blocking,
@@ -39,22 +39,22 @@ pub struct Common {
     /// Sockets of event loops block until they are connected or accepted
     #[arg(long)]
     pub late: bool,
-    /// Connections at a time
+    /// Concurrent connections
     #[arg(long)]
     pub connections: Option<u64>,
-    /// Of all random choices and all bytes; taken from the clock by default
+    /// Seed of all random choices and all bytes; taken from the clock by default
     #[arg(long)]
     pub seed: Option<u64>,
-    /// How long the workloads run that end by time
+    /// Seconds that workloads without a fixed amount of work run for
     #[arg(long)]
     pub seconds: Option<u64>,
-    /// A run that takes longer is a fault
+    /// Seconds after which a run is at fault
     #[arg(long, default_value_t = 600)]
     pub deadline: u64,
-    /// So many seconds without progress, although the other end has done its part, are a fault
+    /// Seconds without progress, although the peer has done its part, that are a fault
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
     pub stall: u64,
-    /// Send this byte of the first connection wrong: the run must fail
+    /// Corrupt this byte of the first connection: the run must fail
     #[arg(long)]
     pub flip: Option<u64>,
 }
@@ -72,12 +72,12 @@ impl Common {
         seed
     }
 
-    /// A run that is to take its time may take it.
+    /// The deadline, extended for a run with a long --seconds.
     pub fn longest(&self) -> u64 {
         self.deadline.max(self.seconds.unwrap_or(0) + 60)
     }
 
-    /// Which byte of a stream to send wrong.
+    /// The offset of the byte to corrupt in a stream.
     pub fn flip_of(&self, connection: u64, side: Side) -> Option<u64> {
         self.flip.filter(|_| connection == 0 && side == Side::Client)
     }

@@ -1,5 +1,5 @@
-//! Owns the workload `order`: both directions of a connection change their nature at random, again and again, so that
-//! bytes that take different ways through the kernel could overtake each other.
+//! Owns the workload `order`: both directions of a connection change their pattern at random, over and over, so that
+//! bytes that take different paths through the kernel could overtake each other.
 
 use std::time::{Duration, Instant};
 
@@ -20,14 +20,14 @@ const TEMPO: Tempo = Tempo {
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Bytes of all connections and both directions, with K, M or G
+    /// Total bytes of all connections and both directions, with K, M or G
     #[arg(long, default_value = "5G", value_parser = parse_bytes)]
     bytes: u64,
     #[command(flatten)]
     common: Common,
 }
 
-/// A number of bytes with a binary suffix.
+/// Parses a number of bytes with a binary suffix.
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
     let (digits, shift) = match text.as_bytes().last() {
         Some(b'K') => (&text[..text.len() - 1], 10),

@@ -1,5 +1,5 @@
 //! Owns the workload `overtake`: one thread's large message is taken back from the socket map and goes to TCP after another
-//! thread's small one has been redirected, and TCP loses it at first. What the first thread sends next must not come before it.
+//! thread's small one was redirected, and TCP loses it at first. The first thread's next message must not overtake it.
 
 use std::io::Write as _;
 use std::net::TcpStream;
@@ -14,16 +14,16 @@ use crate::fault::Pages;
 use crate::options::{Common, Mode};
 use crate::{sys, task};
 
-/// One segment, and more than is redirected where TCP gives no buffer more than 64 KiB.
+/// One segment, and more than is redirected if TCP limits buffers to 64 KiB.
 const LARGE: usize = 40 << 10;
 const SMALL: usize = 100;
-/// So many one-way messages of this size that the last ones go through TCP.
+/// Enough one-way messages of this size that the last ones go through TCP.
 const ONE_WAY: usize = 8;
 const TINY: usize = 10;
-/// Until the other thread waits for the socket too, and longer than TCP delays an acknowledgement.
+/// Longer than the other thread takes to wait for the socket too, and than TCP delays an acknowledgement.
 const DELAYED: Duration = Duration::from_millis(120);
 
-/// The first thread's bytes in the order of its sends, and those of the other one.
+/// The bytes of the first thread's sends in order, and those of the other thread.
 const FIRST: u8 = 1;
 const SECOND: u8 = 2;
 const OTHER: u8 = 3;
@@ -34,7 +34,7 @@ pub struct Options {
     common: Common,
 }
 
-/// One call that takes everything.
+/// One send that takes everything.
 fn send(mut stream: &TcpStream, bytes: &[u8]) -> Result<()> {
     let count = stream.write(bytes).context("send failed")?;
     ensure!(
@@ -45,13 +45,13 @@ fn send(mut stream: &TcpStream, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// The same, on one processor: who waits for a lock is woken there at once only if its last owner is on another one.
+/// The same, on one processor: a waiter for a lock is woken at once only if the last owner ran on another one.
 fn send_on(processor: usize, stream: &TcpStream, bytes: &[u8]) -> Result<()> {
     task::stay_on(processor)?;
     send(stream, bytes)
 }
 
-/// Whether the other thread's message was redirected before the large one was sent.
+/// True if the other thread's message was redirected before the large one was sent.
 fn attempt(pair: &mut Pair, processors: [usize; 2]) -> Result<bool> {
     let mut buffer = vec![0; LARGE];
     pair.echo(1, TINY, &mut buffer)?;
@@ -62,8 +62,8 @@ fn attempt(pair: &mut Pair, processors: [usize; 2]) -> Result<bool> {
     let pages = Pages::new(LARGE)?;
     pair.server.lose_segments(true)?;
     thread::scope(|scope| -> Result<()> {
-        // Its send has the socket's lock while it waits for the pages. When it gives up the lock, it first sends the
-        // acknowledgement that is due, and only then goes on to the large message.
+        // Its send holds the socket's lock while it waits for the pages. On releasing the lock it first sends the
+        // acknowledgement that is due, and only then continues with the large message.
         let first = scope.spawn(|| send_on(processors[0], client, pages.bytes()));
         pages.wait_for_touch()?;
         let other = scope.spawn(|| send_on(processors[1], client, &[OTHER; SMALL]));

@@ -1,10 +1,10 @@
-//! Owns the bytes of a stream: what byte stands at which offset of which direction of which connection, made and
-//! compared at the speed of a memory copy.
+//! Owns the bytes of a stream: which byte is at which offset of which direction of which connection, generated and
+//! compared at memory-copy speed.
 
 use std::sync::LazyLock;
 
-/// A stream is a row of chunks, each a piece of one random table that starts where chunk number and stream say; so a
-/// shift, a loss, a repetition and bytes of another stream all differ from what is expected.
+/// A stream is a series of chunks, each cut from one random table at a place given by chunk number and stream; so a
+/// shift, a loss, a repetition and another stream's bytes all show as mismatches.
 const CHUNK: usize = 4096;
 const STARTS: usize = 1 << 18;
 
@@ -31,7 +31,7 @@ impl Random {
         Self(seed)
     }
 
-    /// A generator of its own for one part of a run.
+    /// A separate generator for one part of a run.
     pub fn of(seed: u64, connection: u64, part: u64) -> Self {
         Self(mix(seed ^ mix(connection ^ mix(part))))
     }
@@ -41,31 +41,31 @@ impl Random {
         mix(self.0)
     }
 
-    /// A number from `low` to `high`, both included.
+    /// A number from `low` to `high`, inclusive.
     pub fn range(&mut self, low: u64, high: u64) -> u64 {
         low + self.next() % (high - low + 1)
     }
 
-    /// A number from `low` to `high` whose order of magnitude is random, so that small ones are as frequent as big ones.
+    /// A number from `low` to `high` with a random order of magnitude, so that small ones are as frequent as large ones.
     pub fn spread(&mut self, low: u64, high: u64) -> u64 {
         let octaves = u64::from((high / low).ilog2());
         let base = low << self.range(0, octaves);
         self.range(base, (base * 2 - 1).min(high))
     }
 
-    /// True once in `of` times.
+    /// True once in `of` times, on average.
     pub fn chance(&mut self, of: u64) -> bool {
         self.next() % of == 0
     }
 }
 
-/// One byte that is not what it should be.
+/// A wrong byte.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Mismatch {
     pub offset: u64,
     pub expected: u8,
     pub found: u8,
-    /// Where in the same stream the received bytes belong, if near.
+    /// The offset in the same stream at which the received bytes belong, if nearby.
     pub belongs_at: Option<u64>,
 }
 
@@ -120,7 +120,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Looks for the bytes within a megabyte on both sides, to tell an overtaking from a loss.
+    /// Searches a megabyte in both directions for the bytes, to tell reordering from loss.
     fn find(&self, around: u64, needle: &[u8]) -> Option<u64> {
         const REACH: u64 = 1 << 20;
         let needle = &needle[..needle.len().min(16)];

@@ -1,4 +1,4 @@
-//! Owns a long conversation: both directions of a connection change their nature at random, again and again.
+//! Owns a long conversation: both directions of a connection change their pattern at random, over and over.
 
 use std::time::Duration;
 
@@ -9,21 +9,21 @@ use crate::plan::{Ending, Plan, any_side};
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
-/// How long an end may sleep, and stop to read, at most.
+/// The longest that an end may sleep, and stop reading.
 #[derive(Clone, Copy, Debug)]
 pub struct Tempo {
     pub sleep: Duration,
     pub stop: Duration,
 }
 
-/// The script of one end: phases that both ends draw alike, each end keeping its own operations.
+/// The script of one end: both ends draw the same phases, and each keeps its own operations.
 pub struct Phases {
     plan: Plan,
     random: Random,
-    /// Most connections never send many small messages in one direction: such a flow may be given up for good, and then
-    /// has nothing more to show.
+    /// Most connections never send many small messages in one direction: such a flow may go back to TCP for good, and
+    /// then has nothing more to show.
     steady: bool,
-    /// Bytes that the connection may still send, both directions together.
+    /// Bytes that the connection may still send, in both directions together.
     left: u64,
     tempo: Tempo,
     ending: Ending,
@@ -60,7 +60,7 @@ impl Phases {
         Duration::from_micros(self.random.range(200, most.as_micros() as u64))
     }
 
-    /// The client sends at once, before the server accepts, or both begin by turns.
+    /// The client sends at once, before the server accepts, or both begin in turn.
     fn open(&mut self) {
         match self.random.range(0, 3) {
             _ if !self.steady => {
@@ -113,7 +113,7 @@ impl Phases {
         }
     }
 
-    /// A run of small sends: a short one, ended by turns, or one that makes the flow a stream of small messages.
+    /// A run of small sends: a short one followed by an exchange, or one that makes the flow a stream of small messages.
     fn tiny(&mut self, from: Side) {
         let most = self.random.spread(1, 128);
         let sends = if self.steady {

@@ -1,15 +1,15 @@
-//! Owns the plan of a connection: both ends draw it alike from the same random numbers, each keeps its own operations, and
-//! the totals tell each what the other one will have sent.
+//! Owns the plan of a connection: both ends draw the same plan from the same random numbers, each keeps its own
+//! operations, and the totals tell each what its peer will have sent.
 
 use std::collections::VecDeque;
 
 use crate::conversation::{Op, Progress, Script, Side};
 use crate::pattern::Random;
 
-/// The operations of one end, as far as they are drawn.
+/// The operations of one end drawn so far.
 pub struct Plan {
     this: Side,
-    /// Bytes sent by each side when all operations so far are done.
+    /// Bytes sent by each side once all operations so far are done.
     totals: [u64; 2],
     ops: VecDeque<Op>,
 }
@@ -46,7 +46,7 @@ impl Plan {
         self.at(from, Op::Send(length as usize));
     }
 
-    /// Makes a side wait for all that the other one has sent by then.
+    /// Makes a side wait for everything that its peer has sent by then.
     pub fn catch_up(&mut self, side: Side) {
         self.at(side, Op::Await(self.total(side.other())));
     }
@@ -55,15 +55,15 @@ impl Plan {
         self.at(side, Op::AwaitEof(self.total(side.other())));
     }
 
-    /// One side closes, the other one sees it and closes too.
+    /// One side closes; the other sees it and closes too.
     pub fn close(&mut self, first: Side) {
         self.at(first, Op::Close);
         self.await_eof(first.other());
         self.at(first.other(), Op::Close);
     }
 
-    /// The last operations, with a last message where the ending has one. Whoever closes has read all that was sent to it:
-    /// else the close would be a reset.
+    /// The last operations, with a last message if the ending has one. The closing side has read everything sent to it, as
+    /// its close would otherwise be a reset.
     pub fn end(&mut self, ending: Ending, last: u64) {
         match ending {
             Ending::Close(side) | Ending::Silent(side) => {
@@ -119,15 +119,15 @@ impl Script for Plan {
 pub enum Ending {
     /// This side closes after the last answer.
     Close(Side),
-    /// This side closes at once after a last message, which must arrive.
+    /// This side closes right after a last message, which must arrive.
     CloseAfterSend(Side),
     /// This side ends its direction first; the other sends a last message and closes.
     HalfClose(Side),
-    /// One side ends its direction, then the other, after a last message if it is late.
+    /// One side ends its direction, then the other, after a last message if `late`.
     HalfCloses { first: Side, late: bool },
-    /// This side resets at once after a last message, which may be lost.
+    /// This side resets right after a last message, which may be lost.
     Reset(Side),
-    /// This side resets while the other one sends.
+    /// This side resets while its peer sends.
     ResetWhileSentTo(Side),
     /// Nobody ever sends anything, and this side closes.
     Silent(Side),
@@ -146,7 +146,7 @@ impl Ending {
         }
     }
 
-    /// Whether an end may see an error or miss bytes.
+    /// True if an end may see an error or miss bytes.
     pub fn is_reset(self) -> bool {
         matches!(self, Ending::Reset(_) | Ending::ResetWhileSentTo(_))
     }

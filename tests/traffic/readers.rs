@@ -1,5 +1,5 @@
-//! Owns the workload `readers`: event-loop programs that trust what one edge, one short read or FIONREAD tells them,
-//! and so hang when the kernel tells them wrong.
+//! Owns the workload `readers`: event-loop programs that rely on one edge, one short read or FIONREAD, and so hang
+//! if the kernel misleads them.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,19 +16,19 @@ use crate::run::Run;
 use crate::sys;
 
 const KIB: u64 = 1 << 10;
-/// A connection begins with so many plain calls.
+/// A connection begins with this many plain calls.
 const EARLY: u64 = 4;
 
 /// Ends after --seconds (60 by default) or at SIGTERM.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Connections to close and open again in a second
+    /// Connections to close and reopen per second
     #[arg(long, default_value_t = 5)]
     churn: u64,
     /// Only readers of this kind
     #[arg(long, value_enum)]
     only: Option<Style>,
-    /// FIONREAD readers ask before their first read too
+    /// FIONREAD readers also ask before their first read
     #[arg(long)]
     fionread_at_once: bool,
     #[command(flatten)]
@@ -39,7 +39,7 @@ pub struct Options {
 enum Style {
     /// Edge-triggered, until a short read
     Edge,
-    /// Edge-triggered, what FIONREAD says
+    /// Edge-triggered, as FIONREAD reports
     Fionread,
     /// Level-triggered
     Level,
@@ -53,18 +53,18 @@ enum Ending {
     HalfClose,
     /// The client closes right after a last message.
     CloseAfterSend,
-    /// The client asks once more, the server closes right after the answer.
+    /// The client sends one more request, and the server closes right after the answer.
     AnswerAndClose,
 }
 
-/// What the ends of all connections know beside what they read.
+/// What the ends of all connections know besides what they read.
 struct Control {
     seed: u64,
     start: Instant,
     end: Instant,
     churn: u64,
     replaced: AtomicU64,
-    /// How the client has begun to end a connection; told before the server can see it.
+    /// How the client has begun to end a connection; set before the server can see it.
     endings: Mutex<HashMap<u64, Ending>>,
 }
 
@@ -73,7 +73,7 @@ impl Control {
         sys::terminated() || Instant::now() >= self.end
     }
 
-    /// Whether it is this connection's turn to be replaced.
+    /// True if it is this connection's turn to be replaced.
     fn replace(&self) -> bool {
         let due = self.churn * self.start.elapsed().as_millis() as u64 / 1000;
         let take = |replaced| (replaced < due).then_some(replaced + 1);
@@ -136,17 +136,17 @@ impl Workload for Readers {
     }
 }
 
-/// The script of one end: exchanges that both ends draw alike, each a request or more and what answers them.
+/// The script of one end: both ends draw the same exchanges, each of one or more requests and their answers.
 struct Talk {
     control: Arc<Control>,
     connection: u64,
-    /// The draws that both ends have in common.
+    /// The choices that both ends share.
     random: Random,
-    /// Those of this end alone.
+    /// The choices of this end alone.
     choices: Random,
     plan: Plan,
-    /// Most connections never send many small messages in one direction: such a flow may be given up for good, and then
-    /// has nothing more to show.
+    /// Most connections never send many small messages in one direction: such a flow may go back to TCP for good, and
+    /// then has nothing more to show.
     steady: bool,
     exchanges: u64,
     /// The server waits for the first byte of an exchange.
@@ -191,7 +191,7 @@ impl Talk {
                 self.burst(Side::Server);
             }
         }
-        // The answer that ends an exchange: then the server has read all, and the client knows.
+        // The answer that ends an exchange shows the client that the server has read everything.
         let answer = self.random.spread(1, 4 * KIB);
         self.plan.catch_up(Side::Server);
         self.send(Side::Server, answer);

@@ -1,5 +1,5 @@
 //! Owns the workload `refuse`: readers that read a part, answer, shut down their sending side and end later in one of several
-//! ways, each group of them in a process of its own, and how their senders are told.
+//! ways, each group in a process of its own, and when and how their senders learn of it.
 
 use std::io::{self, BufRead as _, BufReader, ErrorKind};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -18,25 +18,25 @@ use crate::pattern::{Random, Stream};
 use crate::run::listen;
 use crate::sys::{self, Listener};
 
-/// Connections of one reading process.
+/// Connections per reader process.
 const GROUP: u64 = 10;
-/// Most milliseconds between the shutdown and the end of a reader.
+/// Maximum milliseconds between a reader's shutdown and its end.
 const LONGEST: u64 = 5000;
 const LARGEST: u64 = 1 << 20;
 const MOST_READ: u64 = 256 << 10;
 const ANSWER: usize = 100;
-/// Of the first message, which says who it is.
+/// Bytes of the first message, which identifies the connection.
 const NAME: usize = 8;
 const ECHO: usize = 64;
 const MOST_ECHOES: u64 = 32;
-/// Senders of messages below this size make a pause after each run of them: they are to last, not to fill the processors.
+/// Senders of messages below this size pause after each run of them: they should last, not saturate the processors.
 const SMALL: u64 = 4096;
 const RUN: u64 = 16;
 const PAUSE: Duration = Duration::from_millis(5);
-/// What all buffers of the senders and readers may take, but for some that are as large as TCP makes them.
+/// The size of all buffers of senders and readers, except some that are as large as TCP makes them.
 const BUFFER: i32 = 64 << 10;
 const LARGE_OF: u64 = 16;
-/// No sender is told after this on any TCP.
+/// On any TCP every sender gets its error within this time, in milliseconds.
 const STUCK: i32 = 150_000;
 
 /// How a reader ends.
@@ -46,13 +46,13 @@ enum Ending {
     Close,
     /// Its process is killed
     Killed,
-    /// It closes, and another process that holds the socket does so later
+    /// It closes, and another process that holds the socket closes it later
     Held,
-    /// By close, after it has read some more
+    /// By close, after reading some more
     Partly,
-    /// It reads on to the end, and so the sender ends first
+    /// It reads to the end, so the sender ends first
     ReadsOn,
-    /// By close, when it has read all that the sender has for it, which has not ended
+    /// By close, once it has read all that the sender has for it, while the sender has not ended
     ReadsAll,
 }
 
@@ -61,13 +61,13 @@ pub struct Options {
     /// How the readers end; all but the last two by default
     #[arg(long, value_enum)]
     ending: Vec<Ending>,
-    /// Connections
+    /// Number of connections
     #[arg(long, default_value_t = 1000)]
     count: u64,
     /// Be the readers of this group
     #[arg(long)]
     group: Option<u64>,
-    /// Where one group reads, which is started apart from its senders
+    /// Address of a single group of readers, started apart from its senders
     #[arg(long)]
     at: Option<SocketAddr>,
     #[command(flatten)]
@@ -77,15 +77,15 @@ pub struct Options {
 /// What one connection does, the same on both sides and in every run of a seed.
 struct Plan {
     echoes: u64,
-    /// Bytes of a message
+    /// Bytes per message
     size: u64,
-    /// What the reader reads before it answers, and before it ends
+    /// Bytes the reader reads before it answers; `more` is for before it ends
     first: u64,
     more: u64,
     is_large: bool,
-    /// The sender sends so much, and then waits until it is told
+    /// The sender stops after this many bytes and waits for its error
     most: Option<u64>,
-    /// For one that reads on
+    /// Bytes in all, for a reader that reads to the end
     total: u64,
 }
 
@@ -139,7 +139,7 @@ pub fn main(mut options: Options) -> Result<()> {
     }
 }
 
-/// The same in all processes.
+/// A clock that all processes share.
 fn clock() -> Result<Duration> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).context("failed to read the clock")?;
     Ok(Duration::from(now))
@@ -154,12 +154,12 @@ struct Group {
 }
 
 impl Group {
-    /// When they have ended, as they said just before.
+    /// The time of their end, which they reported just before.
     fn end(&mut self) -> Result<Duration> {
         let mut line = String::new();
         self.output.read_line(&mut line)?;
         let end = line.trim().parse().context("a group does not say when it ends")?;
-        // What else it says.
+        // Drains the rest of its output.
         io::copy(&mut self.output, &mut io::sink())?;
         let status = self.process.wait()?;
         ensure!(
@@ -204,8 +204,8 @@ fn name(value: &impl clap::ValueEnum) -> String {
     value.map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
-/// A line for each sender that was told: the error, and how many milliseconds after the end of its reader, or else after the
-/// beginning.
+/// Prints a line for each sender that got its error: the error, and the milliseconds since the end of its reader, or else
+/// since the beginning.
 fn send_all(options: &Options, seed: u64) -> Result<()> {
     let begin = clock()?;
     let mut groups = match options.at {
@@ -248,7 +248,7 @@ fn send_all(options: &Options, seed: u64) -> Result<()> {
     Ok(())
 }
 
-/// One call that does not wait, whatever the file is.
+/// One non-blocking read, whatever the file's mode.
 fn read_now(stream: &TcpStream, into: &mut [u8]) -> io::Result<Option<usize>> {
     match sys::receive(stream, into, libc::MSG_DONTWAIT) {
         Ok(count) => Ok(Some(count)),
@@ -257,7 +257,7 @@ fn read_now(stream: &TcpStream, into: &mut [u8]) -> io::Result<Option<usize>> {
     }
 }
 
-/// What a sender has got of the answer.
+/// What a sender has received of the answer.
 #[derive(Default)]
 struct Answer {
     bytes: usize,
@@ -286,7 +286,7 @@ impl Answer {
     }
 }
 
-/// Sends until it is told that nobody reads, or has sent all to one that reads on: by which error, and when.
+/// Sends until an error shows that nobody reads, or, to a reader that reads to the end, everything: the error, and when.
 fn send(
     seed: u64,
     id: u64,
@@ -320,7 +320,7 @@ fn send(
                 stream.shutdown(Shutdown::Write).context("failed to shut down")?;
             }
             answer.read_to_end(&stream)?;
-            // By then it has closed.
+            // By then the reader has closed.
             thread::sleep(Duration::from_millis(LONGEST + LONGEST / 10));
             ensure!(
                 stream.take_error()?.is_none(),
@@ -338,7 +338,7 @@ fn send(
         }
     };
     let now = clock()?;
-    // What has come before the reset can still be read.
+    // Data that arrived before the reset can still be read.
     while answer.bytes < ANSWER && !answer.is_over && answer.read(&stream).is_ok() {}
     ensure!(
         answer.bytes == ANSWER,
@@ -348,7 +348,7 @@ fn send(
     Ok(Some((told, now)))
 }
 
-/// The error that ends it, or none if all was sent.
+/// Returns the error that ends it, or `None` if everything was sent.
 fn send_on(
     seed: u64,
     id: u64,
@@ -401,7 +401,7 @@ fn read_group(options: &Options, seed: u64, group: u64) -> Result<()> {
     let count = GROUP as usize;
     let ending = options.ending(group);
     let delay = options.delay(seed, group);
-    // All of them have half-closed before the first one ends, and all are there until the process is killed.
+    // All have half-closed before the first one ends, and all stay until the process is killed.
     let half_closed = Arc::new(Barrier::new(count + 1));
     let readers: Vec<_> = (0..count)
         .map(|_| {

@@ -1,4 +1,4 @@
-//! Owns the workload `repeat`: TCP sends again what has arrived, together with what has not.
+//! Owns the workload `repeat`: TCP retransmits what has arrived, together with what has not.
 
 use std::thread;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use crate::direct::connect;
 use crate::options::{Common, Mode};
 
-/// Longer than the tail loss probe, which is to be lost as well, and shorter than the retransmission timer's least.
+/// Longer than the tail loss probe takes, which is to be lost too, and shorter than the minimum retransmission timeout.
 const PROBED: Duration = Duration::from_millis(100);
 const MESSAGE: usize = 10;
 const LOST: usize = 3;
@@ -28,8 +28,8 @@ pub fn main(mut options: Options) -> Result<()> {
     let mut buffer = vec![0; 1 << 10];
     for pair in &mut connect(&options.common, seed, options.common.connections.unwrap_or(4))? {
         pair.client.send_at_once()?;
-        // The first message arrives and its acknowledgement does not, so the client holds it beside those that are lost,
-        // and its retransmission timer joins them to one segment.
+        // The first message arrives but its acknowledgement does not, so the client queues it next to the lost ones, and
+        // a retransmission merges them into one segment.
         pair.client.lose_segments(true)?;
         pair.client.send_all(MESSAGE, &mut buffer)?;
         pair.server.receive_until(pair.client.sent, &mut buffer)?;

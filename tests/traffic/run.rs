@@ -1,4 +1,4 @@
-//! Owns what all threads of a run share: its sides, listeners, the table of who connects and the totals.
+//! Owns what all threads of a run share: its sides, listeners, the table of expected clients, and the totals.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
@@ -18,10 +18,10 @@ use crate::peer::{self, Peer};
 use crate::sys::{self, Listener, Waker};
 use crate::{events, threads};
 
-/// A connection's id is its number in its run, and above it the number of the run.
+/// A connection's id has its number in the run in the low bits, and the number of the run above.
 const NUMBER_BITS: u32 = 24;
 
-/// The sums of one thread or of a whole run.
+/// The totals of one thread or of a whole run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tally {
     pub bytes: u64,
@@ -37,7 +37,7 @@ impl Tally {
 
 type Pair = (SocketAddr, SocketAddr);
 
-/// Which connection an accepted socket belongs to.
+/// Maps accepted sockets to their connections.
 #[derive(Default)]
 struct Registry {
     expected: Mutex<HashMap<Pair, Arc<Connection>>>,
@@ -56,22 +56,22 @@ impl Registry {
 #[derive(Clone, Debug)]
 pub enum Sides {
     Both,
-    /// The clients are those of a process that may be killed.
+    /// The clients are in a process that may be killed.
     Servers,
-    /// So are the servers, which listen there.
+    /// The servers are, and listen at these addresses.
     Clients(Vec<SocketAddr>),
 }
 
-/// What tells one run of a process from another.
+/// What distinguishes the runs of a process.
 #[derive(Clone, Debug)]
 pub struct Parts {
-    /// What its connections are called in faults, before their number
+    /// The prefix of its connections' numbers in fault reports
     pub name: String,
-    /// No two runs have a connection with the same bytes
+    /// Runs with different numbers have no connection with the same bytes
     pub number: u64,
-    /// Of the clients and of the servers
+    /// Modes of the clients and of the servers
     pub modes: [Mode; 2],
-    /// Of the listeners, in turn
+    /// Families of the listeners, in turn
     pub families: Vec<Family>,
     pub sides: Sides,
 }
@@ -87,7 +87,7 @@ pub struct Run {
     pub wakers: [Waker; 2],
     peer: Option<Arc<Peer>>,
     parts: Parts,
-    /// Where each listener is reached
+    /// The address of each listener
     targets: Vec<SocketAddr>,
     registry: Registry,
     opened: AtomicU64,
@@ -95,7 +95,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// The usual run: the only one, all of it in this process and in one mode.
+    /// The usual run: the only one, entirely in this process and in one mode.
     pub fn new(common: &Common, connections: u64, workload: Box<dyn Workload>) -> Result<Arc<Self>> {
         let parts = Parts {
             name: String::new(),
@@ -153,7 +153,7 @@ impl Run {
         }))
     }
 
-    /// Starts the sides of this process; the result is there when all connections are closed.
+    /// Starts the sides in this process; the result is available when all connections are closed.
     pub fn start(self: &Arc<Self>) -> Running {
         let sides: &[Side] = match self.parts.sides {
             Sides::Both => &[Side::Server, Side::Client],
@@ -173,7 +173,7 @@ impl Run {
         }
     }
 
-    /// The process of the other side has been killed: no client comes any more, and every connection must end.
+    /// The process of the other side was killed: no more clients will come, and every connection must end.
     pub fn peer_died(&self) {
         if let Some(peer) = &self.peer {
             peer.died();
@@ -197,7 +197,7 @@ impl Run {
         self.monitor.open(id, name, may_reset, self.peer.clone())
     }
 
-    /// The next connection, if the workload wants one.
+    /// The next connection, if the workload wants another.
     pub fn open_next(&self) -> Option<Arc<Connection>> {
         let number = self
             .opened
@@ -212,12 +212,12 @@ impl Run {
         self.opened.load(Ordering::SeqCst)
     }
 
-    /// Where the client of this connection connects to.
+    /// The address to which this connection's client connects.
     fn target(&self, connection: &Connection) -> SocketAddr {
         self.targets[number_of(connection.id) as usize % self.targets.len()]
     }
 
-    /// The client of a connection, connected or on its way; none if its server was killed.
+    /// The client socket of a connection, connected or connecting; `None` if its server was killed.
     pub fn connect(&self, connection: &Arc<Connection>) -> io::Result<Option<TcpStream>> {
         let target = self.target(connection);
         let nonblocking = self.parts.modes[Side::Client.index()] == Mode::Nonblocking;
@@ -240,7 +240,7 @@ impl Run {
         }
     }
 
-    /// Tells the server who is about to be accepted.
+    /// Announces to the server which client it is about to accept.
     fn expect(&self, connection: &Arc<Connection>, client: SocketAddr) {
         if self.peer.is_some() {
             return;
@@ -250,7 +250,7 @@ impl Run {
         self.registry.changed.notify_all();
     }
 
-    /// A client from the next of a listener's queue, and its connection unless no client of ours opened it.
+    /// Accepts the next client of a listener, with its connection unless the client is not ours.
     pub fn accept(&self, listener: usize) -> io::Result<(TcpStream, Option<Arc<Connection>>)> {
         let nonblocking = self.parts.modes[Side::Server.index()] == Mode::Nonblocking;
         let (stream, client) = self.listeners[listener].accept(nonblocking && !self.common.late)?;
@@ -271,7 +271,7 @@ impl Run {
         Ok((stream, connection))
     }
 
-    /// The client's thread may be about to tell.
+    /// Waits, as the client's thread may not have announced it yet.
     fn claim(&self, listener: usize, client: SocketAddr) -> Option<Arc<Connection>> {
         let pair = (canonical(client), self.targets[listener]);
         let mut expected = self.registry.lock();
@@ -306,7 +306,7 @@ impl Run {
         }
     }
 
-    /// Makes the wrong byte that `--flip` asks for.
+    /// Corrupts the byte selected by `--flip`.
     pub fn flip(&self, connection: &Connection, side: Side, offset: u64, bytes: &mut [u8]) {
         flip_byte(self.common.flip_of(number_of(connection.id), side), offset, bytes);
     }
@@ -316,7 +316,7 @@ pub fn id_of(run: u64, number: u64) -> u64 {
     run << NUMBER_BITS | number
 }
 
-/// Where in its run a connection stands.
+/// A connection's number within its run.
 pub fn number_of(id: u64) -> u64 {
     id & ((1 << NUMBER_BITS) - 1)
 }
@@ -343,7 +343,7 @@ impl Running {
     }
 }
 
-/// The errors by which a call on a socket tells that the other end reset the connection, or refused it.
+/// True for the errors by which a call shows that the peer reset or refused the connection.
 pub fn is_reset(call: &str, error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotConnected};
     match call {
@@ -358,7 +358,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// A listener and the address that its clients use.
+/// A listener and the address for its clients.
 pub fn listen(family: Family, number: u8, nonblocking: bool) -> io::Result<(Listener, SocketAddr)> {
     let v4 = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1 + number));
     let (bind, target) = match family {

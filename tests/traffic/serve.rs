@@ -1,4 +1,4 @@
-//! Owns the workload `serve`: an echo server for clients in other processes, made the way that some real ones are.
+//! Owns the workload `serve`: an echo server for clients in other processes, built as some real servers are.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -14,30 +14,30 @@ use crate::sys::{self, Epoll, Listener, Pipe};
 const LISTENER: u64 = u64::MAX;
 const BUFFER: usize = 1 << 16;
 
-/// Prints where it listens and serves until it is killed, or standard input ends.
+/// Prints its address and serves until it is killed or standard input ends.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Of the listening socket
+    /// Mode of the listening socket
     #[arg(long, value_enum, default_value = "nonblocking")]
     listener: Mode,
-    /// Of the sockets that it accepts
+    /// Mode of the accepted sockets
     #[arg(long, value_enum, default_value = "nonblocking")]
     accepted: Mode,
-    /// Read by splice(2) through a pipe instead of recv
+    /// Read with splice(2) through a pipe instead of recv
     #[arg(long)]
     splice: bool,
-    /// Make an io_uring once it listens
+    /// Create an io_uring once it listens
     #[arg(long)]
     io_uring: bool,
     #[arg(long, value_enum, default_value = "v4")]
     family: Family,
-    /// Be this user
+    /// Run as this user
     #[arg(long)]
     user: Option<u32>,
-    /// Take data in the SYN
+    /// Accept data in the SYN
     #[arg(long)]
     fast_open: bool,
-    /// Where to listen, perhaps beside others, instead of at a port that is free
+    /// Listen address, perhaps shared with others, instead of a free port
     #[arg(long)]
     address: Option<SocketAddr>,
 }
@@ -63,7 +63,7 @@ pub fn main(options: Options) -> Result<()> {
     let mut streams = HashMap::new();
     let mut events = Vec::new();
     thread::spawn(|| {
-        // The end of standard input is the end of the server; what comes before it does not matter.
+        // Standard input only serves to end the server, so its content does not matter.
         let _ = io::copy(&mut io::stdin(), &mut io::sink());
         println!("ok");
         std::process::exit(0);
@@ -85,7 +85,7 @@ pub fn main(options: Options) -> Result<()> {
     Ok(())
 }
 
-/// Sends back what one read brings; false at the end of the connection.
+/// Sends back what one read returns; false at the end of the connection.
 fn echo(stream: &TcpStream, pipe: Option<&mut Pipe>) -> Result<bool> {
     let mut buffer = [0; BUFFER];
     let read = match pipe {

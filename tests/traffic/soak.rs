@@ -19,21 +19,21 @@ use crate::run::{Parts, Run, Sides, Tally};
 use crate::sys;
 use connections::Soak;
 
-/// What is open when the time is over goes on to its end for so long.
+/// Connections that are open when time is up may run on for this long, in seconds.
 const LAST_ORDERS: u64 = 60;
-/// One would not do: all that it waits for may have come before its socket is broken, or it may be reset at once.
+/// One is not enough: everything it waits for may have arrived before its socket breaks, or it may be reset at once.
 const HUNG: u64 = 8;
 
-/// Ends after --seconds (60 by default), SIGTERM or SIGINT, when the connections that are open then have come to their end.
+/// Ends after --seconds (60 by default), SIGTERM or SIGINT, once the connections open at that time have ended.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Only these parts, for whoever looks for a fault
+    /// Run only these parts, to narrow down a fault
     #[arg(long, value_enum)]
     part: Vec<Part>,
-    /// Differences from plain TCP that are counted instead of being faults
+    /// Differences from plain TCP to count instead of treating them as faults
     #[arg(long, value_enum)]
     known: Vec<Known>,
-    /// Break something, to see whether it is noticed
+    /// Break something, to check that it is noticed
     #[arg(long, value_enum)]
     inject: Option<Inject>,
     #[command(flatten)]
@@ -48,17 +48,17 @@ enum Part {
     Threads,
     /// One of each
     Mixed,
-    /// Processes that are killed with their connections open
+    /// Processes killed with their connections open
     Victims,
-    /// Several threads that send on one socket
+    /// Several threads sending on one socket
     Crowd,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Inject {
-    /// Nothing arrives any more at the first connections of each part
+    /// Nothing arrives any more on the first connections of each part
     Hang,
-    /// Every blocking recv returns EAGAIN when nothing came for a while
+    /// Every blocking recv returns EAGAIN if nothing arrives for a while
     Timeout,
 }
 
@@ -68,14 +68,14 @@ pub enum Known {
     Eagain,
 }
 
-/// What all parts have in common.
+/// What all parts share.
 pub struct Control {
     pub common: Common,
     pub seed: u64,
     pub monitor: Arc<Monitor>,
     pub known: Vec<Known>,
     inject: Option<Inject>,
-    /// Calls that were made again.
+    /// Calls that were repeated.
     again: AtomicU64,
     end: Instant,
 }
@@ -97,7 +97,7 @@ impl Control {
         sys::terminated() || Instant::now() >= self.end
     }
 
-    /// Breaks a socket, if `--inject` asks for it.
+    /// Breaks a socket, if `--inject` demands it.
     pub fn inject(&self, number: u64, stream: &TcpStream) -> io::Result<()> {
         match self.inject {
             Some(Inject::Hang) if number < HUNG => sys::drop_incoming(stream, true),
@@ -106,14 +106,14 @@ impl Control {
         }
     }
 
-    /// A blocking recv has returned EAGAIN: whether to call it again.
+    /// A blocking recv has returned EAGAIN: true if it may be called again.
     pub fn may_call_again(&self) -> bool {
         self.again.fetch_add(1, Ordering::Relaxed);
         self.known.contains(&Known::Eagain)
     }
 }
 
-/// A part with both sides in this process, until the time is over.
+/// Runs a part with both sides in this process until time is up.
 fn both_sides(
     control: &Arc<Control>,
     number: u64,
@@ -157,7 +157,7 @@ impl Sums {
 
 type Work = Box<dyn FnOnce(&Arc<Control>) -> Result<Sums> + Send>;
 
-/// Most connections are of event loops, as those are what is accelerated.
+/// Most connections belong to event loops, as those are what gets accelerated.
 fn parts(connections: u64) -> Vec<(Part, &'static str, Work)> {
     use Mode::{Blocking, Nonblocking};
     let few = (connections / 20).max(1);
@@ -204,7 +204,7 @@ pub fn main(mut options: Options) -> Result<()> {
             let control = Arc::clone(&control);
             let work = move || {
                 work(&control).inspect_err(|error| {
-                    // Told at once, and not when the other parts are done.
+                    // Reported at once, not when the other parts are done.
                     if !control.monitor.failed() {
                         control.monitor.fault(format!("{name}: {error:#}"));
                     }

@@ -1,5 +1,5 @@
-//! Owns the workload `stopped`: how much a connection takes whose reader has stopped, what it costs the kernel, and
-//! whether all of it arrives when the reader goes on.
+//! Owns the workload `stopped`: how much a connection takes after its reader has stopped, what it costs the kernel,
+//! and whether all of it arrives once the reader continues.
 
 use std::fs;
 use std::io::{BufRead, stdin};
@@ -16,25 +16,25 @@ use crate::order::parse_bytes;
 
 const ECHOES: usize = 64;
 const ECHO_SIZE: usize = 512;
-/// The queues are full when nothing was taken for so long.
+/// The queues count as full when nothing has been taken for this long.
 const FULL: Duration = Duration::from_millis(500);
 const BUFFER: usize = 1 << 20;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Bytes of a message
+    /// Bytes per message
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=BUFFER as u64))]
     size: u64,
     /// What each connection does before its reader stops
     #[arg(long, value_enum, default_value = "rr")]
     warmup: WarmUp,
-    /// Most bytes to send on each connection, with K, M or G
+    /// Maximum bytes to send on each connection, with K, M or G
     #[arg(long, default_value = "64M", value_parser = parse_bytes)]
     limit: u64,
-    /// Lines of standard input to wait for before the readers go on; `stopped` says that they are waited for
+    /// Lines of standard input to wait for before the readers continue; `stopped` is printed when the wait begins
     #[arg(long, default_value_t = 0)]
     pause: usize,
-    /// Both ends send by turns and neither reads (not with --mode blocking)
+    /// Both ends send in turn and neither reads (not with --mode blocking)
     #[arg(long)]
     mutual: bool,
     /// SO_SNDBUF of the readers, in bytes
@@ -67,7 +67,7 @@ fn warm_up(pair: &mut Pair, how: WarmUp, buffer: &mut [u8]) -> Result<()> {
     Ok(())
 }
 
-/// What the kernel holds for all sockets together.
+/// The kernel memory of all sockets together.
 struct Memory {
     slab: u64,
     tcp_pages: u64,
@@ -75,7 +75,7 @@ struct Memory {
 
 impl Memory {
     fn now() -> Result<Self> {
-        // The counters of the processors are summed up when somebody reads this, else once a second.
+        // Per-CPU counters are summed up when this file is read, otherwise once a second.
         fs::read("/proc/sys/vm/stat_refresh").context("failed to read /proc/sys/vm/stat_refresh")?;
         let number = |path: &str, line: &str, name: &str| -> Result<u64> {
             let text = fs::read_to_string(path).with_context(|| format!("failed to read {path}"))?;
@@ -97,14 +97,14 @@ impl Memory {
     }
 }
 
-/// What was taken on each connection while nobody read.
+/// What each connection took while nobody read.
 struct Taken {
     bytes: Vec<u64>,
     messages: Vec<u64>,
     limited: bool,
 }
 
-/// Sends by turns on all connections until none takes anything any more.
+/// Sends in turn on all connections until none takes any more.
 fn fill(pairs: &mut [Pair], options: &Options, buffer: &mut [u8]) -> Result<Taken> {
     const TURN: usize = 64;
     let size = options.size as usize;
@@ -142,12 +142,12 @@ fn fill(pairs: &mut [Pair], options: &Options, buffer: &mut [u8]) -> Result<Take
     Ok(taken)
 }
 
-/// A sender thread of its own for each connection blocks; the flag lets them end.
+/// A blocking sender thread for each connection; the flag lets them finish.
 struct Senders {
     stop: AtomicBool,
     bytes: Vec<AtomicU64>,
     messages: Vec<AtomicU64>,
-    /// Where each stream ends, known before its last byte is sent.
+    /// The length of each stream, known before its last byte is sent.
     ends: Vec<AtomicU64>,
 }
 
@@ -213,8 +213,8 @@ impl Senders {
     }
 }
 
-/// As `fill`, with threads that block; `full` is called while they do. What a send in progress has queued is not in
-/// the result.
+/// As `fill`, with blocking threads; `full` is called while they block. The result does not include what a send in
+/// progress has queued.
 fn fill_blocking(
     pairs: &mut [Pair],
     options: &Options,
@@ -262,7 +262,7 @@ pub fn main(mut options: Options) -> Result<()> {
         println!("slab_bytes_per_connection={slab}");
         println!("mem_pages={}", after.tcp_pages.saturating_sub(before.tcp_pages));
         println!("stopped");
-        // The end of standard input is as good as the lines.
+        // End of file on standard input counts as all of the lines.
         for line in stdin().lock().lines().take(options.pause) {
             line.context("failed to read standard input")?;
         }

@@ -1,5 +1,5 @@
 //! Owns every system call that std lacks: sockets, epoll, eventfd, signals and the scheduler, with all of this program's
-//! `unsafe` but that of `fault.rs`.
+//! `unsafe` except that in `fault.rs`.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -18,10 +18,10 @@ pub const HUP: u32 = libc::EPOLLHUP as u32;
 pub const RDHUP: u32 = libc::EPOLLRDHUP as u32;
 pub const EDGE: u32 = libc::EPOLLET as u32;
 
-/// Of a send or recv: not to wait, whatever the file says.
+/// A send or recv with this flag does not wait, whatever the file's mode.
 pub const DONTWAIT: i32 = libc::MSG_DONTWAIT;
 
-/// The signal of a kill.
+/// The signal to kill with.
 pub const KILL: i32 = libc::SIGKILL;
 
 const BACKLOG: i32 = 4096;
@@ -34,14 +34,14 @@ fn check(result: i32) -> io::Result<i32> {
     }
 }
 
-/// Turns the result of a system call that makes a descriptor into its owner.
+/// Turns a returned descriptor into its owner.
 fn owned(result: i32) -> io::Result<OwnedFd> {
     let fd = check(result)?;
     // SAFETY: the kernel just made this descriptor and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// A socket address in the form of the kernel.
+/// A socket address as the kernel expects it.
 struct RawAddress {
     storage: libc::sockaddr_storage,
     length: libc::socklen_t,
@@ -112,7 +112,7 @@ impl RawAddress {
     }
 }
 
-/// The process goes on as another user.
+/// Switches the process to another user.
 pub fn become_user(user: u32) -> io::Result<()> {
     // SAFETY: no pointers.
     check(unsafe { libc::setuid(user) })?;
@@ -144,7 +144,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// `shared`: others may listen there too.
+    /// `shared` lets others listen on the same port.
     pub fn bind(address: SocketAddr, nonblocking: bool, shared: bool) -> io::Result<Self> {
         let fd = tcp_socket(address, nonblocking)?;
         if shared {
@@ -170,17 +170,17 @@ impl Listener {
         self.address
     }
 
-    /// From now on connections may bring data in their SYN.
+    /// From now on connections may carry data in their SYN.
     pub fn take_fast_open(&self) -> io::Result<()> {
         set_option(&self.fd, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, BACKLOG)
     }
 
-    /// Nobody is accepted any more, and a thread that waits in `accept` gets an error.
+    /// Stops accepting; a thread that waits in `accept` gets an error.
     pub fn shutdown(&self) -> io::Result<()> {
         shutdown(self.fd.as_raw_fd())
     }
 
-    /// The accepted socket and its peer, with `SOCK_NONBLOCK` if asked.
+    /// The accepted socket, with `SOCK_NONBLOCK` if asked, and its peer's address.
     pub fn accept(&self, nonblocking: bool) -> io::Result<(TcpStream, SocketAddr)> {
         let flags = libc::SOCK_CLOEXEC | if nonblocking { libc::SOCK_NONBLOCK } else { 0 };
         let mut peer = RawAddress::empty();
@@ -197,28 +197,28 @@ impl AsRawFd for Listener {
     }
 }
 
-/// From now on the programs that this process starts have the descriptor too.
+/// From now on programs started by this process inherit the descriptor.
 pub fn let_inherit(fd: &impl AsRawFd) -> io::Result<()> {
     // SAFETY: no pointers.
     check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0) })?;
     Ok(())
 }
 
-/// Ends both directions, also for a thread that waits in a call on the socket.
+/// Ends both directions, and wakes a thread that waits in a call on the socket.
 pub fn shutdown(fd: RawFd) -> io::Result<()> {
     // SAFETY: no pointers.
     check(unsafe { libc::shutdown(fd, libc::SHUT_RDWR) })?;
     Ok(())
 }
 
-/// A socket that is connected, or (non-blocking) on its way; from an address of the caller's choice if there is one.
+/// A socket that is connected or (non-blocking) connecting, from a given source address if there is one.
 pub fn connect(source: Option<SocketAddr>, address: SocketAddr, nonblocking: bool) -> io::Result<TcpStream> {
     connect_so(Begin::Usual, source, address, nonblocking)
 }
 
 fn connect_socket(fd: OwnedFd, source: Option<SocketAddr>, address: SocketAddr) -> io::Result<TcpStream> {
     if let Some(source) = source {
-        // A port of 0 is chosen when the target is known, so that one for each connection is enough.
+        // Port 0 is then resolved when the target is known, so that a port can serve several targets.
         set_option(&fd, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1_i32)?;
         let raw = RawAddress::new(source);
         // SAFETY: the pointer and the length describe `raw`.
@@ -237,7 +237,7 @@ fn connect_socket(fd: OwnedFd, source: Option<SocketAddr>, address: SocketAddr) 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Begin {
     Usual,
-    /// With a sequence number of ours, set in repair mode, which is over when it connects.
+    /// With our own sequence number, set in repair mode, which is left before connect.
     At(u32),
     /// In repair mode, without a handshake.
     Restored,
@@ -252,7 +252,7 @@ pub fn connect_so(
     address: SocketAddr,
     nonblocking: bool,
 ) -> io::Result<TcpStream> {
-    // Another than that of what it receives, which is 0.
+    // Differs from the receive sequence number, which is 0.
     const RESTORED: u32 = 1;
     let fd = tcp_socket(address, nonblocking)?;
     match begin {
@@ -267,7 +267,7 @@ pub fn connect_so(
     connect_socket(fd, source, address)
 }
 
-/// Puts a socket into repair mode, with this number for the first byte that it sends.
+/// Puts a socket into repair mode, with this sequence number for the first byte it sends.
 fn repair_from(fd: &OwnedFd, first: u32) -> io::Result<()> {
     const SEND_QUEUE: i32 = 2;
     set_option(fd, libc::IPPROTO_TCP, libc::TCP_REPAIR, 1_i32)?;
@@ -290,7 +290,7 @@ pub fn send(stream: &TcpStream, bytes: &[u8], flags: i32) -> io::Result<usize> {
     usize::try_from(count).map_err(|_| io::Error::last_os_error())
 }
 
-/// An io_uring that does nothing.
+/// An idle io_uring.
 pub fn io_uring() -> io::Result<OwnedFd> {
     // struct io_uring_params (linux/io_uring.h), whose members may all be 0.
     let mut parameters = [0_u32; 30];
@@ -307,7 +307,7 @@ pub fn change(stream: &TcpStream, change: Change) -> io::Result<()> {
     }
 }
 
-/// The sizes of the receive and of the send buffer, which also end their growth.
+/// Sets the sizes of the receive and send buffers, which also stops their autotuning.
 pub fn set_buffers(stream: &TcpStream, receive: Option<i32>, send: Option<i32>) -> io::Result<()> {
     for (name, size) in [(libc::SO_RCVBUF, receive), (libc::SO_SNDBUF, send)] {
         if let Some(size) = size {
@@ -317,12 +317,12 @@ pub fn set_buffers(stream: &TcpStream, receive: Option<i32>, send: Option<i32>) 
     Ok(())
 }
 
-/// What has to be there before a socket counts as readable.
+/// The number of bytes that make a socket readable.
 pub fn set_low_water(stream: &TcpStream, bytes: i32) -> io::Result<()> {
     set_option(stream, libc::SOL_SOCKET, libc::SO_RCVLOWAT, bytes)
 }
 
-/// Makes the kernel throw away every segment that comes in for a socket, or take them again.
+/// Makes the kernel drop every segment that arrives for a socket, or accept them again.
 pub fn drop_incoming(stream: &TcpStream, drop: bool) -> io::Result<()> {
     if !drop {
         return set_option(stream, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0_i32);
@@ -340,7 +340,7 @@ pub fn drop_incoming(stream: &TcpStream, drop: bool) -> io::Result<()> {
     set_option(stream, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program)
 }
 
-/// This thread runs before all others of its processor, whatever they do.
+/// Gives this thread priority over all others on its processor.
 pub fn become_urgent() -> io::Result<()> {
     let parameters = libc::sched_param { sched_priority: 1 };
     // SAFETY: the pointer is to `parameters`.
@@ -357,7 +357,7 @@ pub fn reset_on_close(stream: &TcpStream) -> io::Result<()> {
     set_option(stream, libc::SOL_SOCKET, libc::SO_LINGER, linger)
 }
 
-/// What FIONREAD says of the receive queue of a socket.
+/// The answer of FIONREAD for a socket.
 pub fn unread(fd: RawFd) -> io::Result<usize> {
     let mut bytes: i32 = 0;
     // SAFETY: FIONREAD writes one int.
@@ -365,7 +365,7 @@ pub fn unread(fd: RawFd) -> io::Result<usize> {
     Ok(bytes as usize)
 }
 
-/// What TCP has to send and what it waits for: the names and places in struct tcp_info (linux/tcp.h).
+/// TCP's send state: names and offsets in struct tcp_info (linux/tcp.h).
 const SENDING: [(&str, usize); 5] = [
     ("unacknowledged segments", 24),
     ("unsent bytes", 144),
@@ -374,7 +374,7 @@ const SENDING: [(&str, usize); 5] = [
     ("retransmissions", 100),
 ];
 
-/// The sending side of a socket in a line, for whoever looks for the cause of a stall.
+/// A socket's send state in one line, to help find the cause of a stall.
 pub fn sending(fd: RawFd) -> io::Result<String> {
     let mut info = [0_u8; 232];
     let mut length = info.len() as libc::socklen_t;
@@ -387,7 +387,7 @@ pub fn sending(fd: RawFd) -> io::Result<String> {
     Ok(words.join(", "))
 }
 
-/// A pipe that takes what is spliced from a socket.
+/// A pipe for data spliced from a socket.
 pub struct Pipe {
     reader: File,
     writer: OwnedFd,
@@ -404,7 +404,7 @@ impl Pipe {
         })
     }
 
-    /// What one splice from the socket brings, as `read` would.
+    /// Splices once from the socket, and returns the data as `read` would.
     pub fn splice_from(&mut self, stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
         // SAFETY: no offsets, and both descriptors are open.
         let moved = unsafe {
@@ -423,7 +423,7 @@ impl Pipe {
     }
 }
 
-/// One epoll instance; tokens are the caller's.
+/// An epoll instance; tokens are the caller's.
 pub struct Epoll {
     fd: OwnedFd,
     events: Vec<libc::epoll_event>,
@@ -457,7 +457,7 @@ impl Epoll {
         self.control(libc::EPOLL_CTL_MOD, fd.as_raw_fd(), interest, token)
     }
 
-    /// Waits at most so many milliseconds and appends (token, events) to `into`.
+    /// Waits at most this many milliseconds and appends (token, events) to `into`.
     pub fn wait(&mut self, milliseconds: i32, into: &mut Vec<(u64, u32)>) -> io::Result<()> {
         let room = self.events.len() as i32;
         // SAFETY: the pointer and `room` describe the vector.
@@ -502,7 +502,7 @@ impl AsRawFd for Waker {
     }
 }
 
-/// Waits for events of one socket; false when none came in so many milliseconds.
+/// Waits for events of a socket; false if none came within this many milliseconds.
 pub fn wait_for(stream: &TcpStream, events: u32, milliseconds: i32) -> io::Result<bool> {
     // The bits of poll and epoll are the same.
     let mut entry = libc::pollfd {
@@ -523,7 +523,7 @@ extern "C" fn terminate(_signal: i32) {
     TERMINATED.store(true, Ordering::Relaxed);
 }
 
-/// From now on SIGTERM and SIGINT are remembered instead of ending the process.
+/// From now on SIGTERM and SIGINT are recorded instead of ending the process.
 pub fn catch_termination() -> io::Result<()> {
     let handler: extern "C" fn(i32) = terminate;
     // SAFETY: all bytes zero is a valid sigaction without flags.
@@ -541,7 +541,7 @@ pub fn terminated() -> bool {
     TERMINATED.load(Ordering::Relaxed)
 }
 
-/// Lets this process have as many descriptors as its hard limit allows.
+/// Raises the limit on open files to its hard limit.
 pub fn raise_file_limit() -> io::Result<()> {
     let mut limit = libc::rlimit {
         rlim_cur: 0,

@@ -1,4 +1,4 @@
-//! Owns where threads run and what they wait for, for workloads in which it matters who comes first.
+//! Owns the placement and the state of threads, for workloads that depend on who comes first.
 
 use std::fs;
 use std::hint::spin_loop;
@@ -13,21 +13,21 @@ use nix::unistd::Pid;
 
 use crate::sys;
 
-/// As /proc tells of a thread that a signal would wake.
+/// The state in /proc of a thread in interruptible sleep.
 pub const ASLEEP: char = 'S';
-/// One that no signal wakes, as one that waits for the lock of a socket.
+/// The state in uninterruptible sleep, as when waiting for a socket's lock.
 pub const LOCKED: char = 'D';
 
-/// Less than the kernel lets an urgent thread have without a pause.
+/// Less than the scheduler allows a real-time thread to run without a pause.
 const LONGEST: Duration = Duration::from_millis(900);
 
-/// The folder of this thread in /proc, for others to look at.
+/// This thread's directory in /proc, for others to look at.
 pub fn current() -> Result<PathBuf> {
     let link = fs::read_link("/proc/thread-self").context("failed to read /proc/thread-self")?;
     Ok(Path::new("/proc").join(link))
 }
 
-/// Returns when the thread is in that state.
+/// Waits until the thread is in that state.
 pub fn wait_for(task: &Path, state: char) -> Result<()> {
     loop {
         let stat = fs::read_to_string(task.join("stat")).context("a thread has ended")?;
@@ -48,7 +48,7 @@ pub fn two_processors() -> Result<[usize; 2]> {
     }
 }
 
-/// Of this thread.
+/// Pins this thread to a processor.
 pub fn stay_on(processor: usize) -> Result<()> {
     let mut processors = CpuSet::new();
     processors.set(processor)?;
@@ -56,7 +56,7 @@ pub fn stay_on(processor: usize) -> Result<()> {
         .with_context(|| format!("failed to stay on processor {processor}"))
 }
 
-/// Keeps every other thread from running on a processor, for a while at most.
+/// Keeps every other thread off a processor, for a limited time.
 pub fn occupy(processor: usize, begun: &AtomicBool, until: &AtomicBool) -> Result<()> {
     stay_on(processor)?;
     sys::become_urgent().context("failed to become urgent")?;

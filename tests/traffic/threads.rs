@@ -1,4 +1,4 @@
-//! Owns the blocking way: a thread for each end (two where both directions flow at once) with plain blocking calls.
+//! Owns blocking mode: a thread for each end (two if both directions flow at once) with plain blocking calls.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -45,7 +45,7 @@ fn clients(run: &Arc<Run>) -> Result<Tally> {
     Ok(sum)
 }
 
-/// What the server threads have done: connections ended, and the totals.
+/// What the server threads have done: the number of ended connections, and the totals.
 #[derive(Default)]
 struct Served {
     state: Mutex<(u64, Tally)>,
@@ -100,7 +100,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// What both threads of an end know.
+/// What both threads of an end share.
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
@@ -118,7 +118,7 @@ struct End {
     stream: TcpStream,
     shared: Shared,
     duplex: bool,
-    /// Bytes of one read.
+    /// Buffer size of one read.
     room: usize,
 }
 
@@ -148,7 +148,7 @@ impl End {
 
     /// From the first operation to the close.
     fn live(self) -> Tally {
-        // A reader thread of its own reads whatever the operation; else only the operations that await do.
+        // A separate reader thread reads whatever the operation; otherwise only awaiting operations read.
         self.connection.end(self.side).paused(!self.duplex);
         let result = if self.duplex {
             thread::scope(|scope| {
@@ -157,7 +157,7 @@ impl End {
                 if written.is_err() {
                     self.park(written.as_ref().err());
                 }
-                // While the reader waits in recv, a close would be none. This fails if the connection has ended by itself.
+                // A close has no effect while the reader waits in recv. This fails if the connection has ended by itself.
                 let _ = self.stream.shutdown(Shutdown::Read);
                 let read = reader
                     .join()
@@ -192,7 +192,7 @@ impl End {
         lock(&self.shared.state).progress
     }
 
-    /// Does the operations of the script; the number of messages sent.
+    /// Performs the operations of the script; returns the number of messages sent.
     fn operate(&self) -> Result<u64, String> {
         let (run, state) = (&self.run, self.connection.end(self.side));
         let mut script = run.workload.script(self.connection.id, self.side);
@@ -295,7 +295,7 @@ impl End {
         Ok(())
     }
 
-    /// Waits until `enough` or the end of the stream, reading itself unless a reader thread does.
+    /// Waits until `enough` or the end of the stream, and reads for itself unless there is a reader thread.
     fn wait(&self, buffer: &mut [u8], enough: impl Fn(&Progress) -> bool) -> Result<Progress, String> {
         let over = |progress: &Progress| enough(progress) || progress.eof || progress.reset;
         if self.duplex {

@@ -1,6 +1,6 @@
-//! The workloads of the tests: programs that hold both ends of their connections and compare every byte.
+//! The workloads of the tests: programs that own both ends of their connections and compare every byte.
 //!
-//! Results are lines `name=value` on standard output, `ok` the last one; faults are lines on standard error and exit
+//! Results are lines `name=value` on standard output, `ok` last; faults are lines on standard error, with exit
 //! status 1.
 
 mod awaited;
@@ -57,37 +57,37 @@ struct Cli {
 enum Workload {
     /// Requests and answers of one size
     Echo(echo::Options),
-    /// Both directions at once, in phases of random nature
+    /// Both directions at once, in phases of random character
     Order(order::Options),
     /// Senders whose readers have stopped
     Stopped(stopped::Options),
-    /// Event-loop readers that trust edges, short reads and FIONREAD
+    /// Event-loop readers that rely on edges, short reads and FIONREAD
     Readers(readers::Options),
-    /// Uploads whose readers half-close and end before they have read all
+    /// Uploads whose readers half-close and end before they have read everything
     Refuse(refuse::Options),
-    /// Segments that are sent again together with later ones
+    /// Segments that are retransmitted together with later ones
     Repeat(repeat::Options),
-    /// Threads on one socket, one of which sends late what others believe sent
+    /// Threads on one socket, one of which sends late what another believes sent
     Overtake(overtake::Options),
-    /// Streams of large messages whose reader is slower than their sender
+    /// Streams of large messages whose reader is slower than the sender
     Behind(behind::Options),
-    /// Short connections that end in every way
+    /// Short connections that end in every possible way
     Churn(churn::Options),
-    /// One client of an echo server that is not ours
+    /// A client of a foreign echo server
     Dial(dial::Options),
-    /// Clients of a memcached, as fast as it answers
+    /// Clients of a memcached, as fast as it responds
     Get(get::Options),
     /// An echo server for clients in other processes
     Serve(serve::Options),
-    /// Connections that stay open and echo when told
+    /// Connections that stay open and echo on demand
     Hold(hold::Options),
-    /// Calls that wait for a socket which a scan comes upon first
+    /// Calls that wait for a socket which a scan gets to first
     Awaited(awaited::Options),
-    /// Connections that are in some state when a tool finds them
+    /// Connections in a given state when a tool finds them
     Older(older::Options),
-    /// Programs of every kind at once, whose connections do all that a connection can do
+    /// Programs of every kind at once, whose connections do everything that a connection can do
     Soak(soak::Options),
-    /// One side of a soak's connections, which is to be killed
+    /// One side of a soak's connections, to be killed
     Victim(soak::victims::Options),
 }
 

@@ -1,4 +1,4 @@
-// A TCP relay as programs in Go are: io.Copy in both directions, which splices.
+// A TCP relay as Go programs write it: io.Copy in both directions, which splices.
 //
 // usage: iocopy LISTEN TARGET
 package main
@@ -10,7 +10,7 @@ import (
 	"os"
 )
 
-// Ends the other one's stream when this one's has ended, so that half-closed connections are relayed too.
+// Ends the other stream when this one has ended, so that half-closed connections are relayed too.
 func pass(into, from *net.TCPConn, done chan<- struct{}) {
 	if _, err := io.Copy(into, from); err != nil {
 		into.SetLinger(0)

@@ -1,4 +1,4 @@
-//! Owns one end of a connection: how it reads, what it counts of the answers it gets, and every byte compared.
+//! Owns one end of a connection: how it reads, what it counts about the answers, and the comparison of every byte.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -16,15 +16,15 @@ pub enum Manner {
     Blocks,
     /// Waits for events
     Polls,
-    /// Waits for events, and asks FIONREAD before each recv
+    /// Waits for events, and calls FIONREAD before each recv
     Asks,
 }
 
 pub static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
 pub static CALLS: AtomicU64 = AtomicU64::new(0);
-/// From a call that should have waited, or of which an event had said that it would not have to.
+/// From a call that should have waited, or one that an event had promised would not have to.
 pub static EAGAIN: AtomicU64 = AtomicU64::new(0);
-/// Answers of FIONREAD that the recv behind it has shown to be wrong.
+/// Answers of FIONREAD that the following recv proved wrong.
 pub static WRONG_COUNTS: AtomicU64 = AtomicU64::new(0);
 pub static WRONG_BYTES: AtomicU64 = AtomicU64::new(0);
 pub static INTERRUPTED: AtomicU64 = AtomicU64::new(0);
@@ -50,7 +50,7 @@ pub fn print_counts() {
 }
 
 const BUFFER: usize = 1 << 16;
-/// A sender has nothing else to send before its message is answered, so that what is there is all of it or nothing.
+/// A sender sends nothing more before its message is answered, so either all of it is there or nothing.
 const LARGEST: u64 = 4000;
 
 pub struct End {
@@ -79,7 +79,7 @@ impl End {
         })
     }
 
-    /// Both ends know how long each message is.
+    /// Both ends know the length of each message.
     fn length(&mut self, sends: bool) -> u64 {
         let number = &mut self.messages[usize::from(sends)];
         *number += 1;
@@ -100,7 +100,7 @@ impl End {
         Ok(())
     }
 
-    /// What a call has failed with may be no end of the connection.
+    /// Tells errors that leave the connection usable from those that end it.
     fn retry(&self, error: io::Error, events: u32) -> io::Result<()> {
         match error.kind() {
             ErrorKind::Interrupted => count(&INTERRUPTED),
@@ -115,7 +115,7 @@ impl End {
         Ok(())
     }
 
-    /// One message; false at the end of the stream.
+    /// Receives one message; false at the end of the stream.
     pub fn receive(&mut self) -> io::Result<bool> {
         let until = self.received + self.length(false);
         while self.received < until {
@@ -148,7 +148,7 @@ impl End {
         }
     }
 
-    /// FIONREAD and recv, at once, and again behind an event if nothing was there; none is no answer yet.
+    /// FIONREAD and recv, at once, and again after an event if nothing was there; `None` if there is no answer yet.
     fn asked(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         for milliseconds in [0, -1] {
             let ready = sys::wait_for(&self.stream, sys::IN, milliseconds)?;
@@ -157,7 +157,7 @@ impl End {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => (0, true),
                 other => (other?, false),
             };
-            // Without an event, all of a message may have come in between; a part cannot.
+            // Without an event, a whole message may have arrived in between, but not a part of one.
             if told != read && (ready || told != 0) {
                 count(&WRONG_COUNTS);
             }

@@ -1,5 +1,5 @@
-//! Programs whose first call on a new connection is one that acceleration could show itself in: a recv that blocks on a
-//! socket which connected without blocking, or on one that a listener accepted which does not block, and FIONREAD.
+//! Programs whose first call on a new connection could expose acceleration: a blocking recv on a socket that connected
+//! without blocking, or was accepted by a non-blocking listener, and FIONREAD.
 //!
 //! Results are lines `name=value` on standard output, `ok` the last one.
 
@@ -31,7 +31,7 @@ use crate::end::{End, Manner, RESETS, count, print_counts};
 use crate::pattern::Random;
 use crate::sys::Listener;
 
-/// A connection that takes longer hangs: they take some milliseconds.
+/// Connections take a few milliseconds, so one that takes longer hangs.
 const HANGS: Duration = Duration::from_secs(60);
 const CONNECT_MILLISECONDS: i32 = 60_000;
 
@@ -50,7 +50,7 @@ enum Cli {
 struct Server {
     #[arg(value_enum)]
     manner: Manner,
-    /// 0 is a port that is free
+    /// Port 0 selects a free one
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: SocketAddr,
     /// Speak first, or reset or end the connection instead
@@ -71,7 +71,7 @@ struct Client {
     greeted: bool,
     #[arg(long, default_value_t = u64::MAX)]
     connections: u64,
-    /// Begin no connection later than this
+    /// Start no connection later than this
     #[arg(long, default_value_t = 3600.0)]
     seconds: f64,
     /// Be interrupted by signals
@@ -99,7 +99,7 @@ fn serve(options: &Server) -> Result<()> {
     let listener = Listener::bind(options.listen, true, false).context("failed to listen")?;
     println!("address={}", listener.address());
     thread::spawn(|| {
-        // The end of standard input is the end of the server; what comes before it does not matter.
+        // Standard input only serves to end the server, so its content does not matter.
         let _ = io::copy(&mut io::stdin(), &mut io::sink());
         print_counts();
         std::process::exit(0);
@@ -119,7 +119,7 @@ fn serve(options: &Server) -> Result<()> {
         }
         let nonblocking = options.manner != Manner::Blocks;
         let (stream, _) = match listener.accept(nonblocking) {
-            // Its client has reset it meanwhile.
+            // Its client has reset it in the meantime.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
             other => other.context("failed to accept")?,
         };
@@ -151,7 +151,7 @@ fn answer(options: &Server, mut end: End, mut random: Random) -> io::Result<()> 
     Ok(())
 }
 
-/// When the connection that is open began, in milliseconds.
+/// When the open connection began, in milliseconds.
 static BEGAN: AtomicU64 = AtomicU64::new(0);
 
 fn call(options: &Client) -> Result<()> {
@@ -185,7 +185,7 @@ fn call(options: &Client) -> Result<()> {
     Ok(())
 }
 
-/// Without blocking, whatever the socket does afterwards.
+/// Connects without blocking, whatever mode the socket has afterwards.
 fn connect(options: &Client, random: &mut Random) -> Result<End> {
     let stream = sys::connect(None, options.target, true).context("failed to connect")?;
     let deadline = Instant::now() + Duration::from_millis(CONNECT_MILLISECONDS as u64);
@@ -207,7 +207,7 @@ fn talk(options: &Client, mut end: End, random: &mut Random) -> io::Result<()> {
         return Ok(());
     }
     if !options.greeted {
-        // The server waits for the first message meanwhile.
+        // The server waits for the first message in the meantime.
         pause(random);
         match random.range(0, 7) {
             0 => return sys::reset_on_close(&end.stream),

@@ -1,4 +1,4 @@
-//! Owns the signals of this program, with its `unsafe`: a thread that interrupts another one's calls now and then.
+//! Owns the signals of this program, with its `unsafe`: a thread that interrupts another thread's calls now and then.
 
 use std::io;
 use std::mem;
@@ -12,7 +12,7 @@ const SIGNAL: i32 = libc::SIGUSR1;
 
 extern "C" fn nothing(_signal: i32) {}
 
-/// From now on the calling thread is interrupted every few milliseconds; if `restart`, its calls go on by themselves.
+/// From now on the calling thread is interrupted every few milliseconds; with `restart`, its calls resume automatically.
 pub fn interrupt_this_thread(restart: bool, mut random: Random) -> io::Result<()> {
     let handler: extern "C" fn(i32) = nothing;
     // SAFETY: all bytes zero is a valid sigaction without flags.

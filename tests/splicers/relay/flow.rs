@@ -1,4 +1,4 @@
-//! Owns one relayed connection: its two sockets, and what is on its way between them in each direction.
+//! Owns one relayed connection: its two sockets, and the data in transit between them in each direction.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -10,17 +10,17 @@ use crate::splice::Pipe;
 use crate::{Manner, sys};
 
 const BUFFER: usize = 1 << 16;
-/// Long enough for all of a message to have arrived.
+/// Long enough for a whole message to have arrived.
 const ARRIVED: Duration = Duration::from_millis(5);
 
-/// Bytes that came by splice, and by recv.
+/// Bytes received by splice, and by recv.
 pub static SPLICED: AtomicU64 = AtomicU64::new(0);
 pub static RECEIVED: AtomicU64 = AtomicU64::new(0);
 
 struct Direction {
     pipe: Pipe,
     buffer: Vec<u8>,
-    /// Reads that are left to recv.
+    /// Reads still to be done by recv.
     receives: u64,
     ended: bool,
     passed_on: bool,
@@ -77,7 +77,7 @@ pub struct Flow {
 }
 
 impl Flow {
-    /// `receives`: how many reads of each direction are by recv.
+    /// `receives` is the number of reads by recv in each direction.
     pub fn new(manner: Manner, ends: [TcpStream; 2], receives: [u64; 2]) -> io::Result<Self> {
         let mut flow = Self {
             directions: [Direction::new(receives[0])?, Direction::new(receives[1])?],
@@ -90,7 +90,7 @@ impl Flow {
         Ok(flow)
     }
 
-    /// What an end is to be watched for.
+    /// The events to watch an end for.
     pub fn wanted(&self, end: usize) -> u32 {
         if self.manner == Manner::Edge {
             return sys::IN | sys::OUT | sys::RDHUP | sys::EDGE;
@@ -104,7 +104,7 @@ impl Flow {
         self.directions.iter().all(|direction| direction.passed_on)
     }
 
-    /// Moves on what can be moved, in both directions.
+    /// Moves what can be moved, in both directions.
     pub fn turn(&mut self) -> io::Result<()> {
         if self.manner == Manner::After && !self.has_waited {
             thread::sleep(ARRIVED);
@@ -132,7 +132,7 @@ impl Flow {
                 return Ok(());
             }
             direction.ended = direction.fill(source)? == 0;
-            // Whoever trusts levels comes back for the rest.
+            // A level-triggered relay comes back for the rest.
             if self.manner != Manner::Edge && !direction.ended {
                 return direction.flush(sink);
             }

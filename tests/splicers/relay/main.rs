@@ -32,7 +32,7 @@ use crate::pattern::Random;
 use crate::sys::{Epoll, Listener};
 
 const LISTENER: u64 = u64::MAX;
-/// The late splicer receives so many messages at most.
+/// The late splicer receives at most this many messages by recv.
 const LATEST: u64 = 100;
 const CONNECT_MILLISECONDS: i32 = 10_000;
 
@@ -40,15 +40,15 @@ const CONNECT_MILLISECONDS: i32 = 10_000;
 enum Manner {
     /// recv and send, no splice
     Recv,
-    /// One splice for each event, level-triggered
+    /// One splice per event, level-triggered
     Level,
     /// Splices until EAGAIN, edge-triggered
     Edge,
     /// As `level`, with a first splice before anything can have arrived
     Before,
-    /// As `level`, with the first splice when all of the first message has arrived
+    /// As `level`, with the first splice once the whole first message has arrived
     After,
-    /// recv for a while, and then as `level`
+    /// recv for a while, then as `level`
     Late,
 }
 
@@ -61,23 +61,23 @@ struct Options {
     listen: SocketAddr,
     #[arg(long)]
     target: SocketAddr,
-    /// Reads by recv of each direction of a connection before the late one splices [default: 1 to 100]
+    /// Reads by recv in each direction of a connection before the late one splices [default: 1 to 100]
     #[arg(long)]
     receives: Option<u64>,
-    /// Connections that the late one relays by recv to their ends before
+    /// Connections that the late one first relays by recv alone
     #[arg(long, default_value_t = 0)]
     received_first: u64,
-    /// Decides when the late one splices
+    /// Seed that decides when the late one splices
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
 
 const PORT_IS_FREE: Duration = Duration::from_secs(5);
 
-/// Connections that one of the two ends, or the kernel, has reset.
+/// Connections reset by one of the two ends, or by the kernel.
 static RESETS: AtomicU64 = AtomicU64::new(0);
 
-/// An earlier relay may leave its port a moment after its end.
+/// Retries, as an earlier relay may release its port a moment after it ends.
 fn listen(address: SocketAddr) -> io::Result<Listener> {
     let deadline = Instant::now() + PORT_IS_FREE;
     loop {
@@ -95,7 +95,7 @@ fn main() -> Result<()> {
     sys::raise_file_limit()?;
     let listener = listen(options.listen).context("failed to listen")?;
     thread::spawn(|| {
-        // The end of standard input is the end of the relay; what comes before it does not matter.
+        // Standard input only serves to end the relay, so its content does not matter.
         let _ = io::copy(&mut io::stdin(), &mut io::sink());
         println!("spliced={}", flow::SPLICED.load(Ordering::Relaxed));
         println!("received={}", flow::RECEIVED.load(Ordering::Relaxed));
@@ -147,9 +147,9 @@ fn accept(options: &Options, listener: &Listener, number: u64) -> Result<Flow> {
     Ok(Flow::new(options.manner, [client, server], receives)?)
 }
 
-/// Lets a connection go on. One that fails is reset at both ends, so that nobody waits for the other one.
+/// Lets a connection make progress. One that fails is reset at both ends, so that neither waits for the other.
 fn turn(epoll: &Epoll, flows: &mut HashMap<u64, Flow>, number: u64) -> Result<()> {
-    // Of two events of one wait, the first may have ended it.
+    // An earlier event of the same wait may have ended it.
     let Some(flow) = flows.get_mut(&number) else {
         return Ok(());
     };

@@ -1,11 +1,11 @@
-//! Owns the splice of this program, with its `unsafe`: a pipe between two sockets, and how much lies in it.
+//! Owns the splice of this program, with its `unsafe`: a pipe between two sockets, and the bytes in it.
 
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
 
-/// As io.Copy of Go asks for: as much as the pipe takes.
+/// What Go's io.Copy asks for: as much as the pipe takes.
 const MOST: usize = 1 << 20;
 
 pub struct Pipe {
@@ -34,7 +34,7 @@ impl Pipe {
         self.held
     }
 
-    /// One splice from a socket; 0 is the end of its stream.
+    /// One splice from a socket; 0 at the end of its stream.
     pub fn fill(&mut self, from: &TcpStream) -> io::Result<usize> {
         let moved = splice(from, &self.writer, MOST)?;
         self.held += moved;

@@ -1,4 +1,4 @@
-//! Owns the client: connections one after the other and together, and when each answer came.
+//! Owns the client: connections in sequence and in parallel, and the time of each answer.
 
 use std::io;
 use std::net::{Shutdown, SocketAddr};
@@ -14,7 +14,7 @@ use crate::pattern::Random;
 use crate::sys;
 use crate::wire::{Wire, is_early_end};
 
-/// Answers may be missing from so many connections before the rest is not waited for.
+/// Missing answers from this many connections make it give up on the rest.
 const HOPELESS: u64 = 3;
 const SALT: u64 = 0x7461_6c6b;
 
@@ -26,10 +26,10 @@ pub struct Options {
     seed: u64,
     #[arg(long)]
     connections: u32,
-    /// So many at a time in the second and third quarter of them
+    /// Parallel connections in the second and third quarter of the run
     #[arg(long, default_value_t = 8)]
     together: u32,
-    /// Messages of a connection, at most
+    /// Maximum messages per connection
     #[arg(long, default_value_t = 8)]
     rounds: u64,
     #[arg(long, value_enum, default_value = "bare")]
@@ -37,27 +37,27 @@ pub struct Options {
     /// The server speaks first
     #[arg(long)]
     greeted: bool,
-    /// Before the first message of a connection, in milliseconds
+    /// Milliseconds before the first message of a connection
     #[arg(long, default_value_t = 0)]
     pause: u64,
     #[arg(long, default_value_t = 8)]
     large_one_in: u64,
-    /// End connections by close, never by half
+    /// End connections by close, never by a half-close
     #[arg(long)]
     whole: bool,
-    /// Milliseconds without a byte after which an answer is missing
+    /// Milliseconds without a byte after which an answer counts as missing
     #[arg(long)]
     patience: u64,
 }
 
-/// What became of the connections.
+/// The outcome of the connections.
 #[derive(Default)]
 struct Tally {
     answers: u64,
     slowest: Duration,
     missing: u64,
     wrong: u64,
-    /// Connections that were ended before their client did, and how long after the last byte the latest of them was.
+    /// Connections ended before the client did so, and the longest time from the last byte to such an end.
     early: u64,
     slowest_early: Duration,
     complaints: Vec<String>,
@@ -101,7 +101,7 @@ pub fn main(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// How a connection ends, once its last answer is there or wanted.
+/// How a connection ends, after its last answer or while that is still due.
 #[derive(PartialEq, Eq)]
 enum Ending {
     Close,
@@ -142,7 +142,7 @@ fn run(options: &Options, connection: u32, tally: &Mutex<Tally>) {
     ));
 }
 
-/// `answered` is told how long each greeting, answer and end took.
+/// `answered` receives the time that each greeting, answer and end took.
 fn talk(
     options: &Options,
     connection: u32,

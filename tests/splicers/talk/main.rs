@@ -1,4 +1,4 @@
-//! A client and a server for whatever relays between them: event-driven sockets, messages from 1 byte to 10 MB, and every byte
+//! A client and a server for testing relays between them: event-driven sockets, messages from 1 byte to 10 MB, and every byte
 //! compared.
 //!
 //! Results are lines `name=value` on standard output, `ok` the last one.

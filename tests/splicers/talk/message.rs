@@ -1,7 +1,7 @@
-//! Owns what a message is: how long it is, what its bytes are, and how the other end learns both, on bare TCP or in HTTP.
+//! Owns the message format: a message's length and bytes, and how the peer learns both, on bare TCP or in HTTP.
 //!
-//! A relay hides who a connection is from, so each message says whose bytes it has. One that is too short for that is all
-//! but its first byte from a stream which all such messages share.
+//! A relay hides the sender's identity, so each message says whose bytes it carries. A message too short for that takes
+//! all but its first byte from a stream that all such messages share.
 
 use anyhow::{Context, Result, ensure};
 
@@ -9,12 +9,12 @@ use crate::pattern::{Random, Stream};
 
 const HEAD: usize = 20;
 const FULL: u8 = 255;
-/// Of a short message, the length is in the lower bits of its first byte, the order of magnitude of its answer in the upper.
+/// A short message's first byte holds its length in the lower bits, and the magnitude of its answer in the upper.
 const LENGTH_BITS: u32 = 5;
 const MOST: u64 = 10_000_000;
-/// What most messages are at most.
+/// The maximum size of most messages.
 const USUAL: u64 = 100_000;
-/// Of what an HTTP head may take.
+/// The maximum size of an HTTP head.
 const LONGEST_HEAD: usize = 4096;
 
 pub const REQUEST: u64 = 0;
@@ -31,7 +31,7 @@ pub enum Framing {
 pub struct Message {
     pub connection: u32,
     pub number: u32,
-    /// Behind the head.
+    /// The length after the head.
     pub body: usize,
     pub answer: usize,
 }
@@ -63,7 +63,7 @@ impl Message {
         }
     }
 
-    /// The bytes behind the head, of the message or of what answers it.
+    /// The bytes after the head, of the message or of its answer.
     pub fn stream(&self, seed: u64, direction: u64) -> Stream {
         let key = u64::from(self.connection) << 32 | u64::from(self.number);
         Stream::new(seed, key, direction)
@@ -89,7 +89,7 @@ impl Message {
         }
     }
 
-    /// What stands before the answer.
+    /// The head that precedes the answer.
     pub fn answer_head(&self, framing: Framing) -> Vec<u8> {
         match framing {
             Framing::Http => {
@@ -99,7 +99,7 @@ impl Message {
         }
     }
 
-    /// The message at the beginning of these bytes and the length of its head, if all of that is there.
+    /// The message at the start of these bytes and the length of its head, once the head is complete.
     pub fn parse(framing: Framing, bytes: &[u8]) -> Result<Option<(Self, usize)>> {
         match (framing, bytes) {
             (_, []) => Ok(None),
@@ -139,7 +139,7 @@ impl Message {
         }
     }
 
-    /// The length of the head at the beginning of an answer, if all of it is there.
+    /// The length of the head at the start of an answer, once the head is complete.
     pub fn parse_answer(&self, framing: Framing, bytes: &[u8]) -> Result<Option<usize>> {
         if framing == Framing::Bare {
             return Ok(Some(0));
@@ -157,7 +157,7 @@ impl Message {
     }
 }
 
-/// The lines of a head in small letters, as proxies may write them, and its length.
+/// The lines of a head in lower case, which proxies may change, and its length.
 fn http_head(bytes: &[u8]) -> Result<Option<(String, usize)>> {
     let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
         ensure!(bytes.len() < LONGEST_HEAD, "a head without an end");

@@ -1,4 +1,4 @@
-//! Owns the server: it answers each message, and greets whoever connects if it speaks first.
+//! Owns the server: it answers each message, and greets every client if it speaks first.
 
 use std::io;
 use std::net::SocketAddr;
@@ -27,7 +27,7 @@ pub struct Options {
     /// Speak first
     #[arg(long)]
     greet: bool,
-    /// Before a greeting, in milliseconds
+    /// Milliseconds before a greeting
     #[arg(long, default_value_t = 0)]
     pause: u64,
     #[arg(long, default_value_t = 8)]
@@ -37,7 +37,7 @@ pub struct Options {
 pub fn main(options: &Options) -> Result<()> {
     let listener = Listener::bind(options.listen, true, false).context("failed to listen")?;
     thread::spawn(|| {
-        // The end of standard input is the end of the server; what comes before it does not matter.
+        // Standard input only serves to end the server, so its content does not matter.
         let _ = io::copy(&mut io::stdin(), &mut io::sink());
         println!("ok");
         std::process::exit(0);
@@ -55,7 +55,7 @@ pub fn main(options: &Options) -> Result<()> {
         thread::spawn(move || {
             let served =
                 Wire::new(stream, PATIENCE).and_then(|mut wire| serve(&options, connection, &mut wire));
-            // What ends early the client tells of.
+            // The client reports connections that end early.
             if let Err(error) = served.or_else(|error| is_early_end(&error).then_some(()).ok_or(error)) {
                 eprintln!("fault: the server's connection {connection}: {error}");
             }

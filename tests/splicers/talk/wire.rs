@@ -1,4 +1,4 @@
-//! Owns one end of a connection: a socket that does not block, waits that end, and every byte compared.
+//! Owns one end of a connection: a non-blocking socket, bounded waits, and the comparison of every byte.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -35,7 +35,7 @@ impl Wire {
         }
     }
 
-    /// A head, and so many bytes of a stream behind it in as few calls as there is room for.
+    /// Sends a head and this many bytes of a stream after it, in as few calls as the room allows.
     pub fn send(&mut self, head: &[u8], stream: &Stream, length: usize) -> io::Result<()> {
         let total = head.len() + length;
         let mut buffer = head.to_vec();
@@ -59,7 +59,7 @@ impl Wire {
         Ok(())
     }
 
-    /// Reads at least a byte more; false at the end of the stream.
+    /// Reads at least one more byte; false at the end of the stream.
     fn read(&mut self) -> io::Result<bool> {
         let mut buffer = [0; BUFFER];
         loop {
@@ -75,7 +75,7 @@ impl Wire {
         }
     }
 
-    /// Reads until `parse` finds a head, whose length it tells; none at the end of the stream.
+    /// Reads until `parse` finds a head and returns its length; `None` at the end of the stream.
     pub fn head<T>(
         &mut self,
         parse: impl Fn(&[u8]) -> anyhow::Result<Option<(T, usize)>>,
@@ -97,7 +97,7 @@ impl Wire {
         }
     }
 
-    /// The next bytes, which must be those of the stream.
+    /// Receives the next bytes, which must match the stream.
     pub fn body(&mut self, stream: &Stream, length: usize) -> io::Result<()> {
         let mut done = 0;
         while done < length {
@@ -114,7 +114,7 @@ impl Wire {
         Ok(())
     }
 
-    /// The end of the stream, with nothing before it.
+    /// Receives the end of the stream, with nothing before it.
     pub fn end(&mut self) -> io::Result<()> {
         if !self.incoming.is_empty() || self.read()? {
             let text = format!("{} bytes too many", self.incoming.len());
@@ -124,7 +124,7 @@ impl Wire {
     }
 }
 
-/// Whether the other end, or what is between, has ended the connection.
+/// True if the peer, or something in between, has ended the connection.
 pub fn is_early_end(error: &io::Error) -> bool {
     use ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof};
     let early = [

@@ -1,5 +1,5 @@
-//! Owns what the connections of the soak do: all of it is drawn from the seed and the connection's id, so that two processes
-//! draw it alike.
+//! Owns what the connections of the soak do: everything is drawn from the seed and the connection's id, so that two
+//! processes draw the same.
 
 use std::io;
 use std::net::TcpStream;
@@ -16,9 +16,9 @@ use crate::soak::Control;
 use crate::{churn, sys};
 
 const KIB: u64 = 1 << 10;
-/// How many of sixteen connections to each listener are short: services of either kind, and some between.
+/// How many of sixteen connections to each listener are short: services of either kind, and mixtures.
 const SHORT: [u64; 6] = [0, 2, 4, 8, 12, 15];
-/// The only listener whose connections may turn blocking: a tool may remember that, and keep off all of them.
+/// The only listener whose connections may turn blocking: a tool may remember that and exclude all of them.
 const TURNS_BLOCKING: usize = 1;
 const MOST_READS: u64 = 1000;
 const LARGEST: u64 = 16 << 20;
@@ -34,9 +34,9 @@ const SLOW: Tempo = Tempo {
 /// The connections of one part.
 pub struct Soak {
     control: Arc<Control>,
-    /// The side that `--inject` breaks.
+    /// The side broken by `--inject`.
     broken: Side,
-    /// Nothing more is to be opened, though the time is not over.
+    /// Nothing more is to be opened, although time is not up.
     closing: Arc<AtomicBool>,
 }
 
@@ -77,7 +77,7 @@ impl Soak {
     }
 }
 
-/// What both ends know of their connection beforehand.
+/// What both ends of a connection know in advance.
 struct Plan {
     is_short: bool,
     ending: Ending,
@@ -87,7 +87,7 @@ struct Plan {
 }
 
 impl Plan {
-    /// About as many bytes as a side receives at most.
+    /// Roughly the most bytes that a side receives.
     fn most(self, side: Side) -> u64 {
         if self.is_short {
             churn::short(self.ending, self.random, side).total(side.other())
@@ -134,7 +134,7 @@ impl Workload for Soak {
             1 => random.spread(64, 8 * KIB),
             _ => random.spread(8 * KIB, 512 * KIB),
         };
-        // A turn in a busy loop takes its time, and an end that reads on for minutes after its peer has closed is reset.
+        // A turn in a busy loop takes time, and an end that still reads minutes after its peer has closed gets reset.
         let buffer = buffer.max(self.plan(connection).most(side) / MOST_READS) as usize;
         match random.range(0, 3) {
             0 => Reading::Drain { buffer },
@@ -148,13 +148,13 @@ impl Workload for Soak {
         self.plan(connection).ending.is_reset()
     }
 
-    /// Half of the sockets send small messages at once, some have small buffers.
+    /// Half of the sockets disable Nagle's algorithm, some have small buffers.
     fn tune(&self, connection: u64, side: Side, stream: &TcpStream) -> io::Result<()> {
         let mut random = self.random(connection, 5 + side.index() as u64);
         stream.set_nodelay(random.chance(2))?;
         let mut size = |least| random.chance(6).then(|| random.spread(least, 256 * KIB) as i32);
         let (receive, send) = (size(16 * KIB), size(4 * KIB));
-        // Through a receive buffer of less than a segment, which is 64 KiB on loopback, TCP goes by its timers.
+        // With a receive buffer below a segment, 64 KiB on loopback, TCP advances by its timers only.
         let receive = receive.filter(|_| self.plan(connection).quota < 256 * KIB);
         sys::set_buffers(stream, receive, send)?;
         if side == self.broken {
@@ -182,7 +182,7 @@ impl Workload for Soak {
     }
 }
 
-/// A script with a change of the socket after so many operations.
+/// A script that changes the socket after this many operations.
 struct Changing {
     phases: Phases,
     after: u64,

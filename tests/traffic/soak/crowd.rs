@@ -1,5 +1,5 @@
-//! Owns the part `crowd` of the soak: several threads send on each end of a connection at once. Their bytes may mix in any
-//! way, but those of each thread stay in order.
+//! Owns the part `crowd` of the soak: several threads send on each end of a connection at once. Their bytes may interleave
+//! in any way, but each thread's own stay in order.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -21,14 +21,14 @@ use crate::soak::{Control, Sums};
 use crate::sys::{self, Listener};
 
 const KIB: u64 = 1 << 10;
-/// The upper bits of a byte tell the thread that sent it, the others are of that thread's own stream.
+/// The upper bits of a byte identify the sending thread, the others belong to that thread's own stream.
 const THREAD_SHIFT: u32 = 6;
 const THREADS: u64 = 1 << (8 - THREAD_SHIFT);
 const BYTE: u8 = (1 << THREAD_SHIFT) - 1;
 const LARGEST: u64 = 4 << 20;
 const LONGEST_SLEEP: u64 = 20_000;
 
-/// So many connections at a time, one after the other, until the time is over.
+/// Keeps this many connections going, one after the other, until time is up.
 pub fn work(control: &Arc<Control>, run: u64, connections: u64) -> Result<Sums> {
     let opened = AtomicU64::new(0);
     let place = |family| -> Result<Sums> {
@@ -55,7 +55,7 @@ pub fn work(control: &Arc<Control>, run: u64, connections: u64) -> Result<Sums> 
     })
 }
 
-/// One connection from its beginning to its end.
+/// One connection from beginning to end.
 fn converse(control: &Control, id: u64, listener: &Listener, target: SocketAddr) -> Result<Tally> {
     let mut random = Random::of(control.seed, id, 0);
     let mode = Mode::blocking(random.chance(4));
@@ -69,7 +69,7 @@ fn converse(control: &Control, id: u64, listener: &Listener, target: SocketAddr)
         let threads = random.range(least, THREADS);
         (0..threads).map(|_| random.spread(16 * KIB, LARGEST)).collect()
     };
-    // One direction alone can become a stream of small messages.
+    // With a single sending direction the flow can become a stream of small messages.
     let totals = [threads(2), threads(0)];
     let end = |side: Side, stream: TcpStream| {
         let state = connection.end(side);
@@ -104,7 +104,7 @@ fn converse(control: &Control, id: u64, listener: &Listener, target: SocketAddr)
     Ok(tally)
 }
 
-/// One end, which all of its threads share.
+/// One end, shared by all of its threads.
 struct End<'a> {
     control: &'a Control,
     connection: &'a Connection,
@@ -133,7 +133,7 @@ impl End<'_> {
         Stream::new(self.control.seed, place, from.index() as u64)
     }
 
-    /// The threads that send, and then the end of file; the number of messages.
+    /// Runs the sending threads, then sends the end of file; returns the number of messages.
     fn send_all(&self, totals: &[u64]) -> Result<u64, String> {
         let messages = thread::scope(|scope| {
             let threads: Vec<_> = (0..)
@@ -248,7 +248,7 @@ impl End<'_> {
     }
 }
 
-/// Compares bytes with those of the threads that sent them, each of which stands at its own place.
+/// Compares bytes with the streams of the threads that sent them, each at a position of its own.
 fn check(mut bytes: &[u8], threads: &mut [(Stream, u64)]) -> Result<(), String> {
     let mut expected = Vec::new();
     while let Some(first) = bytes.first() {

@@ -1,5 +1,5 @@
-//! Owns the part `victims` of the soak: one side of its connections is a process that is killed in the middle of them, and
-//! then another one. What the survivor reads must be right up to the end, and the end must come.
+//! Owns the part `victims` of the soak: one side of its connections is a process that is killed in mid-connection, then
+//! replaced by another. What the survivor reads must be right up to the end, and the end must come.
 
 use std::io::{self, BufRead, BufReader};
 use std::net::SocketAddr;
@@ -22,18 +22,18 @@ use crate::soak::connections::Soak;
 use crate::soak::{Control, Known, Sums};
 use crate::sys;
 
-/// A victim that was not killed by then has lost the process that should do it.
+/// A victim not killed within this time, in seconds, has lost the process that should kill it.
 const LONGEST: u64 = 600;
 const SHORTEST_LIFE: u64 = 20_000;
 const LONGEST_LIFE: u64 = 2_000_000;
 
-/// One side of connections of a soak; the other side is in the process that starts this one and kills it.
+/// One side of the connections of a soak; the other side is in the process that starts this one and kills it.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
     /// Which run of the soak
     #[arg(long)]
     run: u64,
-    /// Where the servers listen, if this process has the clients
+    /// Where the servers listen, if this process runs the clients
     #[arg(long)]
     target: Vec<SocketAddr>,
     #[arg(long, value_enum)]
@@ -42,7 +42,7 @@ pub struct Options {
     common: Common,
 }
 
-/// The process that is killed.
+/// The process that gets killed.
 pub fn main(mut options: Options) -> Result<()> {
     let seed = options.common.settle_seed();
     let life = Life {
@@ -71,14 +71,14 @@ pub fn main(mut options: Options) -> Result<()> {
     bail!("it came to its end before it was killed")
 }
 
-/// What a victim and its survivor must know alike.
+/// What a victim and its survivor must agree on.
 struct Life {
     run: u64,
     connections: u64,
 }
 
 impl Life {
-    /// The ends of one of the two processes.
+    /// The ends that belong to one of the two processes.
     fn half(
         &self,
         control: &Arc<Control>,
@@ -94,7 +94,7 @@ impl Life {
             name: format!("victims-{} ", self.run),
             number: self.run,
             modes: [mode; 2],
-            // The address of a client tells its connection, and ::1 is but one.
+            // A client's address identifies its connection, and IPv6 loopback has only ::1.
             families: vec![Family::V4, Family::Mapped],
             sides,
         };
@@ -103,7 +103,7 @@ impl Life {
         Run::of(parts, &control.common, self.connections, soak, monitor)
     }
 
-    /// The other process.
+    /// The command of the other process.
     fn victim(&self, control: &Control, mode: Mode, targets: &[SocketAddr]) -> Result<Command> {
         fn name(value: impl ValueEnum) -> String {
             let value = value.to_possible_value();
@@ -129,10 +129,10 @@ impl Life {
     }
 }
 
-/// A victim from the outside.
+/// A victim as its killer sees it.
 struct Victim {
     child: Child,
-    /// Its end would be the victim's.
+    /// Closing it would end the victim.
     _stdin: Option<ChildStdin>,
     targets: Vec<SocketAddr>,
 }
@@ -143,7 +143,7 @@ impl Victim {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        // A Ctrl-C is for the soak, which kills its victims itself.
+        // Ctrl-C is for the soak, which kills its victims itself.
         command.process_group(0);
         let mut child = command.spawn().context("failed to start a victim")?;
         let stdin = child.stdin.take();
@@ -190,13 +190,13 @@ impl Victim {
 
 impl Drop for Victim {
     fn drop(&mut self) {
-        // Both fail when it is dead already, which is what is wanted.
+        // Both fail if it is already dead, which is fine.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Lives and deaths until the time is over.
+/// Starts and kills victims until time is up.
 pub fn work(control: &Arc<Control>, first: u64, connections: u64) -> Result<Sums> {
     let mut sums = Sums::default();
     for run in first.. {
