@@ -11,7 +11,7 @@ pub const WORDS: usize = 1024;
 pub struct PortSet(Box<[u64; WORDS]>);
 
 impl PortSet {
-    /// 1 to 65535.
+    /// Every port.
     pub fn all() -> Self {
         Self(Box::new([u64::MAX; WORDS]))
     }

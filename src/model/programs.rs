@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 /// Longest process name that the kernel keeps (TASK_COMM_LEN without the terminator).
 const LONGEST: usize = 15;
-/// The kernel map's capacity, less some room for programs noticed later.
+/// Half of the kernel's map, which excluded and trusted programs share.
 const MOST: usize = 128;
 
 /// Names as in /proc/PID/comm: longer ones are cut as the kernel cuts them.
