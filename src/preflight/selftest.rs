@@ -87,7 +87,7 @@ impl<'test, 'a> SelfTest<'test, 'a> {
         self.begin.elapsed()
     }
 
-    /// True if splice returns redirected data. A kernel on which it does not leaves that data to recv.
+    /// True if splice returns redirected data, which it does on no released kernel yet.
     fn try_splice(&mut self) -> Result<bool> {
         let mut connection = self.bed.connect()?;
         connection.converse(ROUNDS, SMALL)?;
