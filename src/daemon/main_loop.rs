@@ -91,7 +91,7 @@ impl MainLoop<'_> {
         Ok(false)
     }
 
-    /// Makes room for another instance, to which this process may hand over.
+    /// Makes room for another instance; a service hands over only within its own cgroup.
     fn hand_over(&mut self, by: u32) -> Result<Offer> {
         if self.manager.service().is_some() && !cgroup::shares_own(by) {
             bail!("it is a service: reload that, as with `systemctl reload sockredir`");

@@ -1,7 +1,7 @@
 //! Owns libbpf and every `unsafe`: loads the datapath, attaches it, reads its state, and removes it again.
 //!
 //! The order is: [`Datapath::load`] opens the object, sets its constants, loads it into the kernel and attaches it to the
-//! socket map. [`Datapath::attach`] admits connections of cgroups. Then it is read: counters, ends, sockets, decisions,
+//! socket map. [`Datapath::attach`] covers the connections of cgroups. Then it is read: counters, ends, sockets, decisions,
 //! events. To stop, redirects are disabled and idle ends released; dropping the value removes the rest.
 
 #![warn(missing_docs)]

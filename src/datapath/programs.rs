@@ -18,7 +18,7 @@ pub(super) type Name = [u8; size_of::<types::name>()];
 /// Above this share of the map, in quarters, entries that only speed things up are dropped.
 const CROWDED: usize = 3;
 
-/// Takes the verdicts on files; for use in another thread.
+/// Takes what is found out about files; for use in another thread.
 pub struct Images(MapHandle);
 
 impl Images {

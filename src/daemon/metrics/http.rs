@@ -99,7 +99,7 @@ impl Drop for Server {
     }
 }
 
-/// One request and its answer. A client that breaks the protocol is dropped.
+/// One request and its answer. A client that stalls or has gone is dropped.
 fn serve(mut client: TcpStream, status: &Mutex<impl Fn() -> Result<Status>>) {
     let metrics = || {
         let status = status
