@@ -8,9 +8,9 @@ use std::process::Command;
 use libbpf_cargo::SkeletonBuilder;
 
 const SOURCE: &str = "src/bpf/sockredir.bpf.c";
-/// The first clang with everything that the CO-RE relocations of the source need.
+/// The first clang that supports all CO-RE relocations in the source.
 const CLANG_MIN: u32 = 14;
-/// The first libbpf that takes the skeletons of libbpf-rs; with 1.3 the program crashes.
+/// The first libbpf that works with libbpf-rs skeletons; with 1.3 the program crashes.
 const LIBBPF_MIN: (u32, u32) = (1, 5);
 
 fn main() {
@@ -19,7 +19,7 @@ fn main() {
     println!("cargo::rerun-if-env-changed=CLANG");
 
     if let Err(error) = build() {
-        // These lines end the build by themselves. A failing exit status would add a dump of all output of this
+        // These lines fail the build by themselves. A failing exit status would add a dump of all output of this
         // script.
         for line in error.lines() {
             println!("cargo::error={line}");
@@ -48,7 +48,7 @@ fn build() -> Result<(), String> {
                 "the BPF headers of libbpf are missing: install libbpf-dev (Debian) or libbpf-devel (Fedora)"
                     .into()
             } else if cause.contains('\n') {
-                // The diagnostics of clang say it all; the errors above them name temporary files.
+                // The clang diagnostics suffice; the errors around them name temporary files.
                 cause
             } else {
                 format!("{error:#}")
@@ -61,7 +61,7 @@ fn clang_args() -> Vec<OsString> {
         .map(Into::into)
         .into();
     let root = env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
-    // The line information in the object is not to name folders of this machine.
+    // Keeps paths of the build machine out of the object's line information.
     args.push(joined("-ffile-prefix-map=", root, "=sockredir"));
     if let Some(headers) = bundled_headers() {
         args.push(joined("-ffile-prefix-map=", &headers, "=libbpf"));
@@ -77,7 +77,7 @@ fn joined(flag: &str, path: impl AsRef<OsStr>, suffix: &str) -> OsString {
     arg
 }
 
-/// The headers of the bundled libbpf. Those of the distribution's need no `-I`.
+/// The headers of the bundled libbpf. The distribution's need no `-I`.
 fn bundled_headers() -> Option<PathBuf> {
     env::var_os("DEP_BPF_INCLUDE")
         .map(PathBuf::from)
@@ -112,7 +112,7 @@ fn check_clang(clang: &Path) -> Result<(), String> {
 }
 
 fn check_libbpf() -> Result<(), String> {
-    // SAFETY: both functions take nothing and return a number.
+    // SAFETY: both functions take no arguments and return a number.
     let (major, minor) = unsafe {
         (
             libbpf_sys::libbpf_major_version(),

@@ -17,7 +17,7 @@ use crate::cli::Generate;
 use crate::model::output::print;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// That of programs for the administrator.
+/// The section for administration commands.
 const SECTION: &str = "8";
 
 const EXIT_STATUS: [(&str, &str); 3] = [
@@ -29,18 +29,18 @@ const EXIT_STATUS: [(&str, &str); 3] = [
     ("2", "The command line makes no sense."),
 ];
 
-/// What packages have of a program besides its command line.
+/// What packages ship about a program besides its command line.
 pub struct Manual {
-    /// That of the program.
+    /// The name of the program.
     pub name: &'static str,
-    /// Other pages, besides those of its commands.
+    /// Related pages, besides those of its commands.
     pub see_also: &'static [&'static str],
-    /// Files of its own, and what they are for.
+    /// Its own files and their purpose.
     pub files: &'static [(&'static str, &'static str)],
 }
 
 impl Manual {
-    /// Of `sockredir`.
+    /// For `sockredir`.
     pub const OF_SOCKREDIR: Self = Self {
         name: "sockredir",
         see_also: &["sockredir-bench"],
@@ -54,7 +54,7 @@ impl Manual {
     };
 }
 
-/// Does that for a program with this command line. Fails where it cannot write.
+/// Generates manual pages or completions for this command line. Fails if it cannot write.
 pub fn generate(what: &Generate, program: Command, manual: &Manual) -> Result<()> {
     match what {
         Generate::Man { folder } => write_pages(folder, &pages(program, manual, date().as_deref())?),
@@ -62,7 +62,7 @@ pub fn generate(what: &Generate, program: Command, manual: &Manual) -> Result<()
     }
 }
 
-/// The day of SOURCE_DATE_EPOCH; without that variable a page has no date, so that the same source makes the same page.
+/// The day of SOURCE_DATE_EPOCH; without it a page has no date, which keeps builds reproducible.
 fn date() -> Option<String> {
     let seconds = env::var("SOURCE_DATE_EPOCH").ok()?.parse().ok()?;
     let time = UNIX_EPOCH.checked_add(Duration::from_secs(seconds))?;
@@ -80,7 +80,7 @@ fn write_pages(folder: &Path, pages: &[(String, Vec<u8>)]) -> Result<()> {
     Ok(())
 }
 
-/// The name and the text of each page: that of the program, and those of its commands.
+/// Name and text of each page: one for the program and one per command.
 fn pages(program: Command, manual: &Manual, date: Option<&str>) -> Result<Vec<(String, Vec<u8>)>> {
     let mut root = shown(&program, manual.name).disable_help_subcommand(true);
     root.build();
@@ -117,7 +117,7 @@ fn page(
     Ok((file, text.into_bytes()))
 }
 
-/// clap_mangen breaks lines before and after a blank line too, of which mandoc warns.
+/// clap_mangen breaks lines next to blank lines too, which mandoc warns about.
 fn without_idle_breaks(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     let is_blank = |index: Option<usize>| index.and_then(|index| lines.get(index)) == Some(&"");
@@ -127,7 +127,7 @@ fn without_idle_breaks(text: &str) -> String {
     kept.map(|(_, line)| format!("{line}\n")).collect()
 }
 
-/// The sections that the definition of the command line does not give.
+/// The sections that the command line definition does not provide.
 fn closing(manual: &Manual, see_also: &[String]) -> Roff {
     let mut roff = Roff::new();
     let sections = [("EXIT STATUS", &EXIT_STATUS[..]), ("FILES", manual.files)];
@@ -147,7 +147,7 @@ fn closing(manual: &Manual, see_also: &[String]) -> Roff {
     roff
 }
 
-/// As in the manual: the program and the command, with a hyphen between them.
+/// As in the manual: program and command, joined by a hyphen.
 fn page_name(command: &Command) -> String {
     let name = command.get_display_name();
     name.unwrap_or(command.get_name()).to_owned()
@@ -157,7 +157,7 @@ fn visible(root: &Command) -> impl Iterator<Item = &Command> {
     root.get_subcommands().filter(|command| !command.is_hide_set())
 }
 
-/// The command line without what is hidden, of which neither completions nor the lines of usage take notice.
+/// The command line without its hidden parts, which completions and usage would show.
 fn shown(program: &Command, name: &'static str) -> Command {
     let mut shown = Command::new(name)
         .version(VERSION)

@@ -1,14 +1,14 @@
-//! What `sockredir` and `sockredir-bench` are made of, in floors of which each knows only those below it:
+//! The layers of `sockredir` and `sockredir-bench`, each of which knows only those below it:
 //!
 //! ```text
-//! main.rs    sockredir-bench    what the two programs do at each command
-//!   daemon   client             an instance; who asks one
+//! main.rs    sockredir-bench    the commands of the two programs
+//!   daemon   client             an instance; the commands that ask one
 //!     preflight                 whether an instance may start here
 //!       datapath                the programs in the kernel, all of libbpf, every `unsafe`
-//!         cli  image  model     values: options, what the files of programs say, what is told of connections
+//!         cli  image  model     values: options, ELF files of programs, descriptions of connections
 //! ```
 //!
-//! `tests/floors.rs` has the table of who may import what, and fails where somebody imports more.
+//! `tests/floors.rs` has the table of allowed imports, and fails on any other.
 
 pub mod cli;
 mod client;
@@ -19,7 +19,7 @@ mod image;
 pub mod model;
 pub mod preflight;
 
-/// What the commands of `sockredir` do.
+/// The implementations of the commands of `sockredir`.
 pub mod commands {
     pub use crate::client::{adopt, explain, flows, status, top};
     pub use crate::daemon::{reload, run};
@@ -32,7 +32,7 @@ use std::sync::LazyLock;
 use anyhow::Result;
 use clap::Parser;
 
-/// Exit status for a command line that makes no sense.
+/// Exit status for an invalid command line.
 const USAGE: u8 = 2;
 
 static VERSION: LazyLock<String> = LazyLock::new(|| {
@@ -43,7 +43,7 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// The `main` of a program: parses its command line, does what that asks for, and prints an error once, in a line.
+/// The `main` of a program: parses its command line, runs the command, and prints an error once, on one line.
 pub fn main<C: Parser>(work: impl FnOnce(C) -> Result<ExitCode>) -> ExitCode {
     let command = C::command().version(VERSION.as_str());
     let name = command.get_name().to_owned();
@@ -57,7 +57,7 @@ pub fn main<C: Parser>(work: impl FnOnce(C) -> Result<ExitCode>) -> ExitCode {
             return ExitCode::from(USAGE);
         }
         Err(help) => {
-            // Help cut short by a closed pipe is no failure.
+            // Help cut short by a closed pipe is not an error.
             let _ = help.print();
             return ExitCode::SUCCESS;
         }

@@ -1,4 +1,4 @@
-//! The program: does what each command asks for.
+//! The program: runs the requested command.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! What the accelerated column is accelerated by: this tool's own datapath, or a command of the user's.
+//! The accelerator of the accelerated column: this tool's own datapath, or a command of the user's.
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -17,7 +17,7 @@ use super::rounds::EXCLUDED_PORTS;
 pub enum Accelerator<'a> {
     Own {
         datapath: Box<Datapath<'a>>,
-        /// Keeps other instances off.
+        /// Keeps other instances out.
         _cgroups: Cgroups,
     },
     External {
@@ -27,7 +27,7 @@ pub enum Accelerator<'a> {
 }
 
 impl<'a> Accelerator<'a> {
-    /// Starts it on a cgroup; our own one only if `run` would start there.
+    /// Starts it on a cgroup; the tool's own only if `run` would start there.
     pub fn start(
         args: &BenchArgs,
         cgroup: &Path,
@@ -57,7 +57,7 @@ impl<'a> Accelerator<'a> {
             max_flows: DEFAULT_FLOWS,
             tunables: Vec::new(),
         };
-        // The self-test counts on the values of the source.
+        // The self-test relies on the default values.
         let mut tested = Storage::uninit();
         let (report, ready) = check_all(&[cgroup.to_owned()], Single::Demanded, &options, &mut tested);
         report.demand(&[])?;
@@ -83,7 +83,7 @@ impl<'a> Accelerator<'a> {
         })
     }
 
-    /// That of its column.
+    /// The name of its column.
     pub fn name(&self) -> &str {
         match self {
             Self::Own { .. } => "sockredir",
@@ -91,7 +91,7 @@ impl<'a> Accelerator<'a> {
         }
     }
 
-    /// What it has counted so far, if it tells.
+    /// Its counts so far, if it provides any.
     pub fn counters(&self) -> Result<Option<Counters>> {
         match self {
             Self::Own { datapath, .. } => datapath.counters().map(Some),

@@ -1,4 +1,4 @@
-//! The rows of the benchmark: what programs of which kind do over which connections.
+//! The rows of the benchmark: which programs do what over which connections.
 
 use std::str::FromStr;
 
@@ -8,13 +8,13 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(tag = "workload", rename_all = "kebab-case")]
 pub enum Workload {
-    /// One request at a time on each connection, answered with as many bytes.
+    /// One request at a time per connection, answered with as many bytes.
     RequestResponse,
-    /// One direction, from the moment of connection.
+    /// One direction, measured from the connect.
     Stream,
-    /// Connect, some round trips, close; one connection after the other.
+    /// Connect, some round trips, close; one connection after another.
     Short { round_trips: u32 },
-    /// The reader stops after some round trips, and the sender goes on for as long as anything is taken.
+    /// The reader stops after some round trips, and the sender goes on until nothing more is taken.
     Stopped,
 }
 
@@ -29,36 +29,36 @@ pub enum Programs {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Cores {
-    /// Client and server on one.
+    /// Client and server share one.
     Same,
     Two,
 }
 
-/// Between client and server.
+/// The path between client and server.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Network {
     Loopback,
-    /// Loopback, to a port that the accelerator was told to leave alone.
+    /// Loopback, to a port that the accelerator must leave alone.
     ExcludedPort,
-    /// The server is in another network namespace and outside of the cgroup, as one on another host would be.
+    /// The server is in another network namespace and outside the cgroup, as if on another host.
     Veth,
 }
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Case {
     pub name: String,
-    /// The heading that it stands under.
+    /// The heading above it.
     pub group: &'static str,
     #[serde(flatten)]
     pub workload: Workload,
     pub programs: Programs,
-    /// Bytes of a message.
+    /// Bytes per message.
     pub size: usize,
     pub connections: usize,
     pub cores: Cores,
     pub network: Network,
-    /// The share of the payload that an accelerator redirects at least, or 0 where TCP is the better way.
+    /// The least share of the payload that an accelerator should redirect, or 0 where TCP is the better path.
     pub least_redirected: f64,
 }
 
@@ -72,7 +72,7 @@ impl Workload {
         }
     }
 
-    /// Messages in one direction that make an operation.
+    /// Messages in one direction per operation.
     pub fn messages_each(self) -> f64 {
         match self {
             Self::Short { round_trips } => f64::from(round_trips),
@@ -83,10 +83,10 @@ impl Workload {
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
-/// From this mean size of its messages on a stream is redirected.
+/// Streams with at least this mean message size are redirected.
 const BULK: usize = 32 * KIB;
 
-/// All rows, in the order in which they are shown.
+/// All rows, in display order.
 pub fn all() -> Vec<Case> {
     let mut cases = Cases::default();
     cases.group("Request and response on one connection, event loops, two cores");
@@ -169,7 +169,7 @@ impl Cases {
     }
 }
 
-/// All but the messages of the warm-up, on many connections; a part of a stream goes through TCP where its reader is slow.
+/// All but the warm-up messages, with many connections; part of a stream goes through TCP if its reader is slow.
 fn least_redirected(case: &Case) -> f64 {
     if case.programs == Programs::Blocking || case.network != Network::Loopback {
         return 0.0;
@@ -182,7 +182,7 @@ fn least_redirected(case: &Case) -> f64 {
     }
 }
 
-/// Workload, size of a message, and what differs from the usual.
+/// Workload, message size, and deviations from the defaults.
 fn name(case: &Case) -> String {
     let mut parts = vec![case.workload.name().to_owned(), bytes(case.size)];
     if let Workload::Short { round_trips } = case.workload {
@@ -205,7 +205,7 @@ fn name(case: &Case) -> String {
     parts.join("/")
 }
 
-/// A size as people write it: 64B, 16KiB.
+/// A size for people: 64B, 16KiB.
 pub fn bytes(size: usize) -> String {
     match size {
         MIB.. => format!("{}MiB", size / MIB),
@@ -214,7 +214,7 @@ pub fn bytes(size: usize) -> String {
     }
 }
 
-/// A text that is in the name of at least one row.
+/// A text that occurs in the name of at least one row.
 #[derive(Clone, Debug)]
 pub struct Filter(String);
 

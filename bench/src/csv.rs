@@ -1,4 +1,4 @@
-//! The results as comma-separated values: a line for each row and column. No value needs quotes.
+//! The results as comma-separated values: one line per row and column. No value needs quotes.
 
 use std::fmt::Write as _;
 
@@ -6,7 +6,7 @@ use super::figures::Figure;
 use super::report::{Column, Report, Row};
 use super::statistics::Spread;
 
-/// What every line begins with, and ends with; the figures stand between.
+/// The first and the last columns; the figures are in between.
 const FIRST: [&str; 7] = [
     "row",
     "column",
@@ -85,7 +85,7 @@ fn number(value: Option<f64>) -> String {
     value.map(|value| value.to_string()).unwrap_or_default()
 }
 
-/// The name of a choice, as in the JSON.
+/// The name of an enumerator, as in the JSON.
 fn word(choice: &impl serde::Serialize) -> String {
     let value = serde_json::to_value(choice).unwrap_or_default();
     value.as_str().unwrap_or_default().to_owned()

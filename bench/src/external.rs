@@ -1,4 +1,4 @@
-//! Another accelerator, as a command of the user's: started on a cgroup, waited for, and ended.
+//! Another accelerator, given as a command: started on a cgroup, waited for, and stopped.
 
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::CommandExt as _;
@@ -20,7 +20,7 @@ const READY: Duration = Duration::from_secs(60);
 const END: Duration = Duration::from_secs(20);
 const STEP: Duration = Duration::from_millis(10);
 
-/// A command line of the shell, and the name of its column.
+/// A shell command line, and the name of its column.
 #[derive(Clone, Debug)]
 pub struct External {
     command: String,
@@ -48,13 +48,13 @@ impl FromStr for External {
     }
 }
 
-/// The command runs. Dropping it asks it to end, and kills it if it does not.
+/// The running command. Dropping it interrupts the command, and kills it if that has no effect.
 pub struct Running {
     child: Child,
 }
 
 impl External {
-    /// Returns when it is ready, or fails at an interruption.
+    /// Returns once it is ready; fails if interrupted.
     pub fn start(&self, cgroup: &Path, interrupted: &AtomicBool) -> Result<Running> {
         let mut child = Command::new("sh")
             .arg("-c")
@@ -71,10 +71,10 @@ impl External {
         let running = Running { child };
         let (sender, lines) = mpsc::channel();
         if let Some(stdout) = stdout {
-            // It goes on until the command ends, so that this never waits for somebody to read.
+            // Reads until the command exits, so that the command never blocks on the pipe.
             thread::spawn(move || {
                 for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                    // What comes after `ready` is of no interest.
+                    // Output after `ready` does not matter.
                     let _ = sender.send(line);
                 }
             });
@@ -108,14 +108,14 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if self.is_running() {
-            // A child that was not reaped keeps its number, so nobody else can be hit.
+            // An unreaped child keeps its PID, so this cannot hit another process.
             let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGINT);
         }
         let deadline = Instant::now() + END;
         while self.is_running() && Instant::now() < deadline {
             thread::sleep(STEP);
         }
-        // Both fail when it has ended, which is what is wanted.
+        // Both fail if it has exited, which is the goal.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,4 +1,4 @@
-//! What is known of a run, by name: the members of the JSON and the columns of the CSV.
+//! The figures of a run, by name: members of the JSON and columns of the CSV.
 
 use std::collections::BTreeMap;
 
@@ -8,26 +8,26 @@ use super::cases::Workload;
 use super::statistics::median;
 use super::worker::{ClientReport, ServerReport};
 
-/// Their order is that of the CSV's columns.
+/// In the order of the CSV's columns.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Figure {
     /// Round trips, connections, or messages of a stream.
     OperationsPerSecond,
-    /// Payload of both directions.
+    /// Payload in both directions.
     BytesPerSecond,
-    /// Of an operation.
+    /// Latency of an operation.
     P50Us,
     P99Us,
     P999Us,
     /// User and system time of client and server.
     CpuUsPerOperation,
     CpuNsPerByte,
-    /// On each connection, behind a reader that has stopped: what the kernel took, and the memory that costs it.
+    /// Per connection with a stopped reader: bytes the kernel accepted, and the memory they cost.
     AcceptedBytes,
     KernelBytes,
-    /// What the loopback interface carried for each byte of payload, with headers.
+    /// Bytes on the loopback interface per byte of payload, including headers.
     LoopbackBytesPerByte,
-    /// The share of the payload that the datapath has redirected, by its counters.
+    /// The share of the payload that was redirected, by the datapath's counters.
     Redirected,
 }
 
@@ -62,7 +62,7 @@ impl Figure {
         }
     }
 
-    /// The one that a row is judged by.
+    /// The figure that a row is judged by.
     pub fn of(workload: Workload) -> Self {
         match workload {
             Workload::RequestResponse | Workload::Short { .. } => Self::OperationsPerSecond,
@@ -71,7 +71,7 @@ impl Figure {
         }
     }
 
-    /// That of the CPU time.
+    /// The figure for CPU time.
     pub fn of_cpu(workload: Workload) -> Self {
         match workload {
             Workload::Stream => Self::CpuNsPerByte,
@@ -86,7 +86,7 @@ impl Figure {
         )
     }
 
-    /// How many times as good as the other one this is.
+    /// How many times better this one is than the other.
     pub fn ratio(self, this: &Figures, other: &Figures) -> Option<f64> {
         let (this, other) = (this.get(self)?, other.get(self)?);
         let ratio = if self.is_better_higher() {
@@ -108,7 +108,7 @@ impl Serialize for Figure {
 pub struct Figures(BTreeMap<Figure, f64>);
 
 impl Figures {
-    /// Of one run. The bytes that the datapath has redirected are not always known.
+    /// The figures of one run. The redirected bytes are not always known.
     pub fn of(
         workload: Workload,
         client: &ClientReport,
@@ -160,7 +160,7 @@ impl Figures {
         self.0.get(&figure).copied()
     }
 
-    /// The median of each.
+    /// The median of each figure.
     pub fn median(rounds: &[Self]) -> Self {
         let values = |figure| {
             rounds

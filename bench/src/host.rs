@@ -1,4 +1,4 @@
-//! What the machine is, and what else it did meanwhile.
+//! The machine, and what else it did meanwhile.
 
 use std::fs;
 
@@ -9,10 +9,10 @@ use serde::Serialize;
 pub struct Host {
     pub cpu: String,
     pub cpus: usize,
-    /// It runs under a hypervisor, which may give its processors to others.
+    /// It runs under a hypervisor, which may give its processors to other guests.
     pub is_virtual: bool,
     pub memory_gib: f64,
-    /// As `uname -r` has it.
+    /// As in `uname -r`.
     pub kernel: String,
     pub architecture: &'static str,
 }
@@ -41,7 +41,7 @@ fn value_of<'a>(line: &'a str, name: &str) -> Option<&'a str> {
     (before.trim_end() == name).then(|| value.trim())
 }
 
-/// Arm has no name of the model there, but the numbers of its maker.
+/// Arm lists no model name, only the vendor's numbers.
 fn cpu_model(cpuinfo: &str) -> Option<&str> {
     let find = |name| cpuinfo.lines().find_map(|line| value_of(line, name));
     find("model name")
@@ -59,7 +59,7 @@ fn memory_kib(meminfo: &str) -> Option<f64> {
     line.trim_end_matches(" kB").parse().ok()
 }
 
-/// What the machine does: its load of the last minute, and the time of its processors so far.
+/// The machine's load over the last minute, and its processor times so far.
 #[derive(Clone, Copy, Debug)]
 pub struct Activity {
     load: f64,
@@ -82,7 +82,7 @@ impl Activity {
             .collect();
         Some(Self {
             load: load.split(' ').next()?.parse().ok()?,
-            // What follows, the time of guests, is in the others already.
+            // The guest times that follow are already included in the others.
             total: times.iter().take(8).sum(),
             steal: *times.get(7)?,
         })
@@ -99,12 +99,12 @@ impl Activity {
     }
 }
 
-/// What the machine did during the benchmark.
+/// The machine's activity during the benchmark.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct During {
     pub load_before: f64,
     pub load_after: f64,
-    /// The share of the processors' time that the hypervisor gave to others.
+    /// The share of processor time that the hypervisor gave to other guests.
     pub steal: f64,
 }
 

@@ -60,7 +60,7 @@ fn bench(args: &BenchArgs) -> Result<ExitCode> {
     let flag = Arc::clone(&interrupted);
     ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
         .context("failed to catch SIGINT and SIGTERM")?;
-    // Before anything is measured in vain.
+    // Before a measurement could be in vain.
     let chart = args.plot.as_deref().map(create).transpose()?;
     check_privileges()?;
     let parent = Cgroup::open(args.cgroup.as_deref())?;
@@ -99,7 +99,7 @@ fn create(file: &Path) -> Result<File> {
     })
 }
 
-/// Under a running sockredir plain TCP would not be plain.
+/// With sockredir running, plain TCP would not be plain.
 fn refuse_if_covered(cgroup: &Cgroup) -> Result<()> {
     let programs = datapath::programs_over(cgroup.fd())?;
     if programs.iter().any(|name| name.starts_with("sockredir")) {

@@ -1,4 +1,4 @@
-//! Where the processes of the benchmark run: cgroups, network namespaces and processors, the first two gone with the value.
+//! Where the benchmark's processes run: cgroups, network namespaces and processors, the first two removed on drop.
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd as _;
@@ -16,7 +16,7 @@ use serde::Serialize;
 const REMOVAL: Duration = Duration::from_secs(5);
 const STEP: Duration = Duration::from_millis(5);
 
-/// The two cgroups, siblings with nothing else in them.
+/// Two sibling cgroups with nothing else in them.
 pub struct CgroupPair {
     root: PathBuf,
 }
@@ -26,7 +26,7 @@ impl CgroupPair {
         let cgroups = Self {
             root: parent.join(format!("sockredir-bench-{}", process::id())),
         };
-        // Of a benchmark that was killed and had the same number.
+        // Left by a killed benchmark with the same PID.
         for path in cgroups.inner_first() {
             let _ = fs::remove_dir(path);
         }
@@ -56,7 +56,7 @@ impl CgroupPair {
 
 impl Drop for CgroupPair {
     fn drop(&mut self) {
-        // Only processes of the benchmark are in there.
+        // It holds only processes of the benchmark.
         let _ = fs::write(self.root.join("cgroup.kill"), "1");
         let deadline = Instant::now() + REMOVAL;
         for path in self.inner_first() {
@@ -71,14 +71,14 @@ impl Drop for CgroupPair {
     }
 }
 
-/// Two network namespaces with a veth pair between them. They last as long as the value and the processes in them.
+/// Two network namespaces joined by a veth pair. They last as long as the value and the processes in them.
 pub struct NamespacePair {
     local: File,
     remote: File,
 }
 
 impl NamespacePair {
-    /// Addresses for documentation (RFC 5737), which nobody routes.
+    /// Documentation addresses (RFC 5737), which nobody routes.
     pub const LOCAL: &str = "192.0.2.1";
     pub const REMOTE: &str = "192.0.2.2";
 
@@ -110,12 +110,12 @@ impl NamespacePair {
     }
 }
 
-/// A path by which other processes can open what this one has open.
+/// A path by which other processes can open this one's file.
 fn path_of(file: &File) -> PathBuf {
     format!("/proc/{}/fd/{}", process::id(), file.as_raw_fd()).into()
 }
 
-/// Runs something that changes the network namespace of its thread.
+/// Runs something that changes its thread's network namespace.
 fn in_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     thread::scope(|scope| {
         let result = scope.spawn(work).join();
@@ -134,7 +134,7 @@ fn bring_up(address: &str) -> Result<()> {
     ip(&["link", "set", "veth0", "up"])
 }
 
-/// Runs `ip` in the network namespace of this thread.
+/// Runs `ip` in this thread's network namespace.
 fn ip(arguments: &[&str]) -> Result<()> {
     let output = Command::new("ip")
         .args(arguments)
@@ -153,14 +153,14 @@ fn ip(arguments: &[&str]) -> Result<()> {
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Processors {
     pub client: usize,
-    /// That of the client where there is only one.
+    /// The client's if there is only one.
     pub server: usize,
     /// They are two threads of one core.
     pub are_siblings: bool,
 }
 
 impl Processors {
-    /// The first processor of this process, and the first other one, of another core if there is one.
+    /// This process's first processor, and the next one, on another core if possible.
     pub fn choose() -> Result<Self> {
         let allowed = sched_getaffinity(Pid::from_raw(0)).context("failed to ask for the processors")?;
         let numbers = (0..CpuSet::count()).filter(|number| allowed.is_set(*number).unwrap_or(false));
@@ -183,7 +183,7 @@ impl Processors {
     }
 }
 
-/// The processors that share a core with one, as `0,4` or `0-1`; none where the kernel does not say.
+/// The processors that share a core with this one, as `0,4` or `0-1`; empty if the kernel does not say.
 fn siblings_of(number: usize) -> Vec<usize> {
     let path = format!("/sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list");
     let text = fs::read_to_string(path).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Charts of the results as one SVG: bars that say how many times as good as plain TCP a column is.
+//! Charts of the results in one SVG: bars that show how many times better than plain TCP a column is.
 
 use anyhow::{Result, anyhow};
 use plotters::coord::Shift;
@@ -10,7 +10,7 @@ use super::figures::Figure;
 use super::report::{Report, Row};
 use super::statistics::{Spread, Verdict};
 
-/// Of a slide, in pixels.
+/// The size of a slide, in pixels.
 const SIZE: (u32, u32) = (1600, 1000);
 const HEAD: u32 = 120;
 const MARGIN: i32 = 40;
@@ -22,17 +22,17 @@ const GRID: RGBColor = RGBColor(226, 232, 240);
 const UNIX: RGBColor = RGBColor(148, 163, 184);
 const ACCELERATED: RGBColor = RGBColor(234, 88, 12);
 
-/// The width of a letter of the legend, about.
+/// The approximate width of a letter in the legend.
 const LETTER: i32 = 10;
 /// The width of a bar; a group is 1 wide.
 const WIDTH: f64 = 0.36;
-/// With more groups than that there is room for short labels only.
+/// With more groups than this there is room for short labels only.
 const CROWDED: usize = 9;
 
 type Failure = Box<dyn std::error::Error>;
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// The bars of one row, and what stands below them.
+/// The bars of one row, and the labels below them.
 struct Group {
     labels: Vec<String>,
     /// Of the Unix socket and of the accelerator.
@@ -93,7 +93,7 @@ fn draw_head(area: &Area<'_>, report: &Report) -> Result<(), Failure> {
     draw_legend(area, name)
 }
 
-/// From right to left, as the text ends at the margin.
+/// Drawn from right to left, since the text ends at the margin.
 fn draw_legend(area: &Area<'_>, name: &str) -> Result<(), Failure> {
     const TOP: i32 = 70;
     let mut right = SIZE.0 as i32 - MARGIN;
@@ -122,7 +122,7 @@ fn draw_legend(area: &Area<'_>, name: &str) -> Result<(), Failure> {
 fn draw_panel(area: &Area<'_>, panel: &Panel) -> Result<(), Failure> {
     let bars = || panel.groups.iter().flat_map(|group| group.bars.iter().flatten());
     let highest = bars().map(|bar| bar.ratio.median).fold(1.0, f64::max);
-    // Room for the label of the highest bar. The quartiles of a noisy one are cut.
+    // Leaves room for the label of the highest bar. The quartiles of a noisy bar are cut off.
     let top = highest * 1.25;
     let count = panel.groups.len() as f64;
     let lines = panel.groups.iter().map(|group| group.labels.len()).max();
@@ -161,7 +161,7 @@ fn draw_panel(area: &Area<'_>, panel: &Panel) -> Result<(), Failure> {
     }
     let plain = [(0.0, 1.0), (count, 1.0)];
     chart.draw_series([PathElement::new(plain, INK.stroke_width(2))])?;
-    // Last, and the texts after what they stand on, so that nothing hides one.
+    // Last, with texts after what they overlap, so that nothing hides a text.
     let is_crowded = panel.groups.len() > CROWDED;
     let labels: Vec<_> = panel
         .groups
@@ -189,7 +189,7 @@ fn draw_panel(area: &Area<'_>, panel: &Panel) -> Result<(), Failure> {
 }
 
 impl Bar {
-    /// Its height, with a mark if it means nothing and if there is room for that.
+    /// Its height, with a mark if it is meaningless and there is room.
     fn label(&self, is_crowded: bool) -> String {
         let median = self.ratio.median;
         match (is_crowded, self.is_noisy) {
@@ -201,7 +201,7 @@ impl Bar {
 }
 
 impl Group {
-    /// Where each bar begins, from the middle of the group, and its colour.
+    /// Each bar with its offset from the middle of the group, and its colour.
     fn bars_with_places(&self) -> impl Iterator<Item = (&Bar, f64, RGBColor)> {
         let places = [(-WIDTH - 0.02, UNIX), (0.02, ACCELERATED)];
         let bars = self.bars.iter().zip(places);
@@ -209,7 +209,7 @@ impl Group {
     }
 }
 
-/// Those with at least one row.
+/// The panels with at least one row.
 fn panels(report: &Report) -> Vec<Panel> {
     let one = |row: &&Row| row.case.connections == 1 && row.case.cores == Cores::Two;
     let is = |row: &&Row, workload| row.case.workload == workload;
@@ -262,7 +262,7 @@ fn panels(report: &Report) -> Vec<Panel> {
         .collect()
 }
 
-/// The bars of a row: of its speed, or of its CPU time.
+/// The bars of a row, by speed or by CPU time.
 fn group(report: &Report, row: &Row, of_cpu: bool) -> Group {
     let bar = |name: &String| {
         let column = row.columns.get(name)?;
@@ -305,7 +305,7 @@ fn nature(row: &Row, of_cpu: bool) -> Option<String> {
     }
 }
 
-/// What plain TCP has, so that the ratios can be made absolute.
+/// The figure of plain TCP, which makes the ratios absolute.
 fn plain(report: &Report, row: &Row, of_cpu: bool) -> Option<String> {
     let median = &row.columns.get(&report.columns[0])?.median;
     let is_stream = row.case.workload == Workload::Stream;

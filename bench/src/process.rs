@@ -1,4 +1,4 @@
-//! The processes of one run of one row, server and client: started in their places, their reports read, ended with the value.
+//! The processes of one run, server and client: started in place, their reports read, killed on drop.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::process::CommandExt as _;
@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::worker::{Address, ClientReport, Job, Location, ServerReport, Side, Task};
 
-/// A running process of the benchmark. It ends by itself after a time, so that no read lasts for ever.
+/// A running process of the benchmark. It exits by itself after a time, so that no read blocks for ever.
 struct Process {
     child: Child,
     lines: BufReader<ChildStdout>,
@@ -43,14 +43,14 @@ impl Process {
         serde_json::from_str(&line).with_context(|| format!("unexpected output of a process: {line}"))
     }
 
-    /// Why it has ended without a report.
+    /// Why it exited without a report.
     fn failure(&mut self) -> Result<String> {
         let mut text = String::new();
         if let Some(stderr) = &mut self.child.stderr {
             stderr.read_to_string(&mut text)?;
         }
         let status = self.child.wait()?;
-        // A panic has more lines, of which the second says what happened.
+        // The second line of a panic tells what happened.
         let line = text.trim().lines().take(2).collect::<Vec<_>>().join(" ");
         let line = line.trim_start_matches("sockredir-bench: ").to_owned();
         Ok(match (line.is_empty(), status.code()) {
@@ -67,19 +67,19 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Both fail when it has ended and was reaped, which is what is wanted.
+        // Both fail if it has exited and was reaped, which is the goal.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Where the two processes are.
+/// Where the two processes run.
 pub struct Locations {
     pub client: Location,
     pub server: Location,
 }
 
-/// Runs a server and a client to their end.
+/// Runs a server and a client to completion.
 pub fn measure(task: &Task, address: Address, at: &Locations) -> Result<(ClientReport, ServerReport)> {
     let job = |side, location: &Location| Job {
         task: task.clone(),

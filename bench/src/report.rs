@@ -1,4 +1,4 @@
-//! The results as they are printed: medians, ratios to plain TCP in the same round, and what can be said of them.
+//! The results as printed: medians, ratios to plain TCP in the same round, and verdicts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use super::place::Processors;
 use super::rounds::{Lane, Outcome, Results};
 use super::statistics::{Spread, Verdict, noise};
 
-/// Changes with the meaning or the name of a member.
+/// Changes when a member changes its name or meaning.
 pub const FORMAT: u32 = 1;
 
 #[derive(Debug, Serialize)]
@@ -21,14 +21,14 @@ pub struct Report {
     pub mode: &'static str,
     pub rounds: u32,
     pub window_ms: u64,
-    /// In the order in which they are shown; the last one is the accelerator's.
+    /// In display order; the accelerator's is last.
     pub columns: [String; 3],
     pub admit: &'static str,
     pub tunables: BTreeMap<String, u32>,
     pub host: Host,
     pub during: During,
     pub processors: Processors,
-    /// The processes had a network namespace of their own, without the firewall rules of the host.
+    /// The processes had a network namespace of their own, without the host's firewall rules.
     pub private_network: bool,
     pub notes: BTreeSet<String>,
     pub rows: Vec<Row>,
@@ -38,26 +38,26 @@ pub struct Report {
 pub struct Row {
     #[serde(flatten)]
     pub case: Case,
-    /// What its ratios compare.
+    /// The figure that its ratios compare.
     pub figure: Figure,
-    /// By how much plain TCP differs from itself, in that and in CPU time.
+    /// By how much plain TCP differs from itself, in this figure and in CPU time.
     pub noise: Option<f64>,
     pub cpu_noise: Option<f64>,
     pub columns: BTreeMap<String, Column>,
-    /// Plain TCP a second time.
+    /// Plain TCP measured a second time.
     pub control: Column,
 }
 
 #[derive(Debug, Default, Serialize)]
 pub struct Column {
     pub median: Figures,
-    /// To plain TCP in the same round: above 1 is better.
+    /// To plain TCP in the same round; above 1 is better.
     pub ratio: Option<Spread>,
     pub verdict: Option<Verdict>,
-    /// The same of the CPU time for an operation, or for a byte of a stream.
+    /// The same for CPU time per operation, or per byte of a stream.
     pub cpu_ratio: Option<Spread>,
     pub cpu_verdict: Option<Verdict>,
-    /// The share of the payload that the loopback interface did not see, where it saw that of plain TCP.
+    /// The share of the payload that bypassed the loopback interface, if plain TCP used that.
     pub bypassed: Option<f64>,
     /// Less was redirected than the row expects.
     pub not_accelerated: bool,
@@ -139,7 +139,7 @@ fn column(results: &Results, lane: Lane, noise: &Noise) -> Column {
     }
 }
 
-/// Round by round: a lane against plain TCP.
+/// Ratios of a lane to plain TCP, round by round.
 fn ratios(results: &Results, lane: Lane, figure: Figure) -> Vec<f64> {
     let pairs = results
         .lane(lane)

@@ -1,4 +1,4 @@
-//! The rounds: each row on every column in turn, in an order that rotates, so that what the machine does meanwhile meets all
+//! The rounds: each row on every column in turn, in rotating order, so that other activity on the machine affects all
 //! columns alike.
 
 use std::collections::BTreeMap;
@@ -18,13 +18,13 @@ use super::place::{CgroupPair, NamespacePair, Processors};
 use super::process::{Locations, measure};
 use super::worker::{Address, Location, Task};
 
-/// The ports that the accelerator is told to leave alone: below those that the kernel gives to clients.
+/// The ports that the accelerator must leave alone: below the range that the kernel assigns to clients.
 pub const EXCLUDED_PORTS: (u16, u16) = (20000, 20999);
 
 /// Everything is cleaned up on the way out.
 pub const INTERRUPTED: &str = "interrupted: nothing is left behind";
 
-/// A column, or the second measurement of plain TCP, which tells the noise.
+/// A column, or the second measurement of plain TCP, which shows the noise.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Lane {
     Plain,
@@ -41,7 +41,7 @@ impl Lane {
     }
 }
 
-/// How much is measured.
+/// How much to measure.
 #[derive(Clone, Copy, Debug)]
 pub struct Extent {
     pub rounds: u32,
@@ -59,7 +59,7 @@ impl Extent {
         }
     }
 
-    /// Operations before the window: connections are decided on, buffers have grown, caches are warm.
+    /// Operations before the window, until connections are decided on, buffers have grown and caches are warm.
     fn warm_up(self, case: &Case) -> u64 {
         let (least, usual): (u64, u64) = match (case.workload, case.size) {
             (Workload::Stream, _) => return 0,
@@ -70,7 +70,7 @@ impl Extent {
             (Workload::RequestResponse, _) => (16, 32),
         };
         let total = if self.is_quick { least } else { usual };
-        // Enough for a connection to be decided on.
+        // Enough for the datapath to decide on a connection.
         (total / case.connections as u64).max(16)
     }
 
@@ -101,19 +101,19 @@ pub struct Setup<'setup, 'a> {
     pub interrupted: &'setup AtomicBool,
 }
 
-/// What a lane of a row has brought.
+/// The results of one lane of a row.
 #[derive(Debug, Default)]
 pub struct Outcome {
     pub rounds: Vec<Figures>,
-    /// What the datapath has counted in all rounds.
+    /// The datapath's counts over all rounds.
     pub counters: BTreeMap<String, u64>,
-    /// The benchmark ended a run that knew no bound.
+    /// The benchmark cut a run short because nothing bounded it.
     pub limited: bool,
-    /// Why there are no more rounds.
+    /// Why there are no further rounds.
     pub failure: Option<String>,
 }
 
-/// A row, its lanes in the order of [`Lane::ALL`].
+/// A row with its lanes, in the order of [`Lane::ALL`].
 #[derive(Debug)]
 pub struct Results {
     pub case: Case,
@@ -126,7 +126,7 @@ impl Results {
     }
 }
 
-/// Measures everything, on a bar of progress where somebody watches.
+/// Measures everything, with a progress bar on a terminal.
 pub fn measure_all(setup: &mut Setup<'_, '_>) -> Result<Vec<Results>> {
     let cases = std::mem::take(&mut setup.cases);
     let mut results: Vec<_> = cases
@@ -155,7 +155,7 @@ pub fn measure_all(setup: &mut Setup<'_, '_>) -> Result<Vec<Results>> {
     Ok(results)
 }
 
-/// Forwards and backwards by turns, and from another lane on after both: each is first, second, third and last in turn.
+/// Forwards and backwards in turn, then starting from the next lane: each is first, second, third and last in turn.
 fn order(round: u32) -> [Lane; 4] {
     let mut order = Lane::ALL;
     let turns = round as usize / 2 % order.len();
@@ -166,7 +166,7 @@ fn order(round: u32) -> [Lane; 4] {
     order
 }
 
-/// One run. What fails on plain TCP or a Unix socket ends the benchmark; of the accelerator it is a result.
+/// One run. A failure of plain TCP or a Unix socket ends the benchmark; one of the accelerator is a result.
 fn run(setup: &mut Setup<'_, '_>, row: &mut Results, lane: Lane, number: u32) -> Result<()> {
     if setup.interrupted.load(Ordering::Relaxed) {
         bail!(INTERRUPTED);
@@ -205,7 +205,7 @@ fn run(setup: &mut Setup<'_, '_>, row: &mut Results, lane: Lane, number: u32) ->
     Ok(())
 }
 
-/// Where the server listens. No two runs share a name or an excluded port that is still in use.
+/// Where the server listens. No two runs share a name, or an excluded port that is still in use.
 fn address(case: &Case, lane: Lane, number: u32) -> Address {
     if lane == Lane::Unix {
         return Address::Unix(format!("sockredir-bench-{}-{number}", process::id()));
@@ -247,7 +247,7 @@ fn locations(setup: &Setup<'_, '_>, case: &Case, lane: Lane) -> Locations {
     }
 }
 
-/// Why a row cannot be measured here, if so.
+/// Why a row cannot be measured here, if it cannot.
 pub fn obstacle(
     case: &Case,
     namespaces: Option<&NamespacePair>,

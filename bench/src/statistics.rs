@@ -1,4 +1,4 @@
-//! Medians and quartiles of paired rounds, and when a difference is one.
+//! Medians and quartiles of paired rounds, and when a difference is significant.
 
 use serde::Serialize;
 
@@ -7,7 +7,7 @@ const NOISY: f64 = 0.10;
 /// A row is noisy if the middle half of the ratios spans more than this share of their median.
 const SCATTERED: f64 = 0.20;
 
-/// The ratios of the rounds.
+/// The ratios of all rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Spread {
     pub median: f64,
@@ -42,28 +42,28 @@ fn sorted(values: &[f64]) -> Vec<f64> {
     sorted
 }
 
-/// The value below which a share of the others lies, between two of them if need be. They are in ascending order.
+/// The value below which this share of the values lies, interpolated if need be. They must be sorted in ascending order.
 pub fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
     let place = share * sorted.len().checked_sub(1)? as f64;
     let (below, above) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
     Some(below + (above - below) * place.fract())
 }
 
-/// How much plain TCP differs from itself: in three quarters of the rounds at most by this share.
+/// How much plain TCP differs from itself: by at most this share in three quarters of the rounds.
 pub fn noise(controls: &[f64]) -> Option<f64> {
     let deviations: Vec<_> = controls.iter().map(|ratio| ratio.ln().abs().exp_m1()).collect();
     quantile(&sorted(&deviations), 0.75)
 }
 
-/// What a ratio to plain TCP says, in words; above 1 is better.
+/// The meaning of a ratio to plain TCP; above 1 is better.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     Better,
     Worse,
-    /// No difference that can be told from the noise.
+    /// No difference beyond the noise.
     Same,
-    /// The rounds differ so much that the ratio means nothing.
+    /// The rounds differ so much that the ratio is meaningless.
     Noisy,
 }
 

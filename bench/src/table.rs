@@ -1,4 +1,4 @@
-//! The results as a table for people: a block of lines for each row, under the heading of its group.
+//! The results as a table for people: a block of lines per row, under the heading of its group.
 
 use std::fmt::Write as _;
 
@@ -28,7 +28,7 @@ pub fn text(report: &Report) -> String {
     text
 }
 
-/// What everything was measured on. Writing to a string does not fail, here and below.
+/// The environment of the measurements. Writing to a string does not fail, here and below.
 fn heading(report: &Report) -> String {
     let Report { host, during, .. } = report;
     let mut text = String::new();
@@ -78,7 +78,7 @@ fn heading(report: &Report) -> String {
     text
 }
 
-/// The lines of a block, cell by cell.
+/// One line of a block, by its cells.
 fn line(report: &Report, first: &str, cells: [&str; 8]) -> String {
     let [speed, p50, p99, p999, cpu, ratio, cpu_ratio, redirected] = cells;
     let names = report.columns.iter().map(|name| name.len() + 2);
@@ -212,7 +212,7 @@ fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
 }
 
-/// The rows of the accelerator by what can be said of them.
+/// Counts the accelerator's rows by verdict.
 fn summary(report: &Report) -> String {
     let speed = tally(report, "plain TCP", |column| column.verdict);
     let cpu = tally(report, "plain TCP in CPU time", |column| column.cpu_verdict);

@@ -8,7 +8,7 @@ use super::ask;
 use crate::cli::AdoptArgs;
 use crate::model::output::print;
 
-/// Fails where the instance cannot be asked, or makes no scans.
+/// Fails if the instance cannot be asked, or does not scan.
 pub fn adopt(args: &AdoptArgs) -> Result<ExitCode> {
     let adopted = ask::adopt(args.cgroup.as_deref())?;
     if let Some(obstacle) = adopted.obstacle {

@@ -1,4 +1,4 @@
-//! Asks a running instance, by its cgroup or because it is the only one.
+//! Asks a running instance, found by its cgroup or because it is the only one.
 
 use std::fs;
 use std::io::{self, Read as _};
@@ -18,7 +18,7 @@ pub fn status(cgroup: Option<&Path>) -> Result<Status> {
     question(cgroup, Question::Status)
 }
 
-/// As [`status`], but the instance does not begin to count anew for `since_last`.
+/// Like [`status`], but does not restart the interval of `since_last`.
 pub fn sample(cgroup: Option<&Path>) -> Result<Status> {
     question(cgroup, Question::Sample)
 }
@@ -60,7 +60,7 @@ fn connect_to(path: &Path) -> Result<UnixStream> {
 
 fn connect_to_only() -> Result<UnixStream> {
     let files = fs::read_dir(FOLDER).into_iter().flatten().flatten();
-    // An instance on several cgroups has one socket, and links to it.
+    // An instance on several cgroups has one socket and links to it.
     let mut streams: Vec<UnixStream> = files
         .filter(|file| file.file_type().is_ok_and(|kind| !kind.is_symlink()))
         .filter_map(|file| UnixStream::connect(file.path()).ok())

@@ -14,7 +14,7 @@ use crate::model::output::print;
 use crate::model::reasons::reason;
 use crate::model::text::{bytes, folders, percent};
 
-/// Processes that are named for a reason.
+/// How many processes are named for a reason.
 const NAMED: usize = 5;
 
 #[derive(Debug, Serialize)]
@@ -25,11 +25,11 @@ struct Explanation {
     /// Of the instance: `loopback` or `host`.
     scope: String,
     listeners: Vec<Listener>,
-    /// The connections, by state and reason, the most first.
+    /// The connections by state and reason, largest group first.
     groups: Vec<Group>,
 }
 
-/// Connections that are what they are for the same reason.
+/// Connections in the same state for the same reason.
 #[derive(Debug, Serialize)]
 struct Group {
     state: FlowState,
@@ -41,11 +41,11 @@ struct Group {
     servers: Vec<Process>,
     bytes_redirected: u64,
     bytes_tcp: u64,
-    /// Why the last messages that were not redirected were not, and in how many directions.
+    /// Why last messages were not redirected, and in how many directions.
     last_messages: BTreeMap<String, usize>,
 }
 
-/// Fails where the instance cannot be asked, or nothing has such a socket.
+/// Fails if the instance cannot be asked, or if no socket matches.
 pub fn explain(args: &ExplainArgs) -> Result<ExitCode> {
     let flows = ask::flows(args.cgroup.as_deref())?;
     let shown = folders(&flows.cgroups);

@@ -1,4 +1,4 @@
-//! `sockredir flows`: a row for each connection.
+//! `sockredir flows`: one row per connection.
 
 use std::cmp::Reverse;
 use std::io::IsTerminal as _;
@@ -14,10 +14,10 @@ use crate::model::document::{Direction, End, Flow, Flows, Process};
 use crate::model::output::{Printed, print};
 use crate::model::text::{age, columns, short};
 
-/// Moves the cursor home and erases what is below it.
+/// Moves the cursor home and erases everything below it.
 const CLEAR: &str = "\x1b[H\x1b[J";
 
-/// Prints them once or again and again. Fails where the instance cannot be asked.
+/// Prints them once or repeatedly. Fails if the instance cannot be asked.
 pub fn flows(args: &FlowsArgs) -> Result<ExitCode> {
     loop {
         let mut flows = ask::flows(args.cgroup.as_deref())?;
@@ -139,7 +139,7 @@ fn row(flow: &Flow, with_namespaces: bool) -> Vec<String> {
     row
 }
 
-/// Bytes, and messages where they are known.
+/// Bytes, and messages if they are known.
 fn amount(sent: u64, messages: u64) -> String {
     match (sent, messages) {
         (0, 0) => "0".to_owned(),
@@ -148,7 +148,7 @@ fn amount(sent: u64, messages: u64) -> String {
     }
 }
 
-/// The first, and how many more.
+/// The first, and how many more there are.
 pub fn processes(processes: &[Process]) -> String {
     match processes {
         [] => "-".to_owned(),

@@ -1,4 +1,4 @@
-//! The commands that ask a running instance and show what it says.
+//! The commands that ask a running instance and show its answers.
 
 #![warn(missing_docs)]
 

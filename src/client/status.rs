@@ -1,4 +1,4 @@
-//! `sockredir status`: what the running instance is and what it has done.
+//! `sockredir status`: the running instance and its totals.
 
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
@@ -13,7 +13,7 @@ use crate::model::output::print;
 use crate::model::reasons::Counter;
 use crate::model::text::{bytes, columns, folders, short};
 
-/// Prints it once. Fails where the instance cannot be asked.
+/// Prints it once. Fails if the instance cannot be asked.
 pub fn status(args: &StatusArgs) -> Result<ExitCode> {
     let status = ask::status(args.cgroup.as_deref())?;
     let text = if args.json {
@@ -109,7 +109,7 @@ fn fill(fill: Fill) -> String {
     format!("{} of {}", fill.used, fill.most)
 }
 
-/// What went which way, in all or, where a time is given, in each second.
+/// The traffic by path: totals, or rates if a time is given.
 fn paths(counters: &Counters, seconds: Option<f64>) -> String {
     let per = seconds.map_or("", |_| "/s");
     let amount = |value: u64| value as f64 / seconds.unwrap_or(1.0);
@@ -138,7 +138,7 @@ fn rates(since: &Since) -> String {
     )
 }
 
-/// What was counted, with the increase since the last call.
+/// The counters, with their increase since the last call.
 fn counters(status: &Status) -> String {
     let since = status.since_last.as_ref();
     let rows: Vec<_> = status

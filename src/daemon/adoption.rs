@@ -1,4 +1,4 @@
-//! When to scan for connections to adopt: at the start and after something has changed, ever more rarely, and then not at all.
+//! When to scan for connections to adopt: at the start and after changes, at growing intervals, until the scans rest.
 
 use std::mem;
 use std::sync::mpsc::SyncSender;
@@ -14,16 +14,16 @@ use crate::model::document::{Adopted, Adoption, FORMAT};
 use crate::model::finding::Finding;
 use crate::model::reasons::Counter;
 
-/// After a scan that has found something, and doubled after one that has not. An end is adopted once two scans have seen it.
+/// The interval after a scan that found something; doubled after one that did not. Adoption takes two sightings of an end.
 const FIRST: Duration = Duration::from_millis(250);
 const LAST: Duration = Duration::from_secs(16);
-/// Scans take at most this share of one processor's time.
+/// Scans take at most one part in this many of a processor's time.
 const SHARE: u32 = 50;
-/// But at most this one for the two seconds that the first end of a connection waits in the map for the other one.
+/// The same for the two seconds for which the first end of a connection waits in the map for its peer.
 const HURRIED: u32 = 10;
-/// Scans in a row that find nothing new, after which they rest: half a minute after the last change.
+/// Scans in a row without a find after which they rest: half a minute after the last change.
 const IDLE: u32 = 7;
-/// Scans for somebody who asks for one: the first notes ends, the second adopts them.
+/// Scans for each asker: the first notes ends, the second adopts them.
 const ASKED: u32 = 2;
 
 /// Counters that change when a connection is not followed that may be later.
@@ -39,7 +39,7 @@ const CHANGES: [Counter; 9] = [
     Counter::of("drain_done"),
 ];
 
-/// Whoever waits for the scans that it has asked for.
+/// Someone waiting for the scans they asked for.
 struct Asker {
     reply: SyncSender<Result<Answer>>,
     told: Adopted,
@@ -49,15 +49,15 @@ struct Asker {
 /// The scans of an instance.
 pub struct Schedule {
     mode: Adopt,
-    /// Why there are none at all, unless somebody has asked for them all the same.
+    /// Why there are no scans unless the user asks for them explicitly.
     obstacle: Option<Finding>,
     /// None while they rest.
     next: Option<Instant>,
     interval: Duration,
     idle: u32,
-    /// What the scans before have found is old.
+    /// What earlier scans found is out of date.
     rested: bool,
-    /// Network namespaces that the last one could not enter, and whether anybody has been told of such.
+    /// Network namespaces that the last scan could not enter, and whether the user has been told of any.
     shut: u32,
     has_noted_shut: bool,
     changes: u64,
@@ -68,7 +68,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// For an instance that has just been attached: what its user has asked for, and whether the kernel is fit for scans.
+    /// For an instance that was just attached: the user's choice, and whether the kernel is fit for scans.
     pub fn new(asked: Option<Adopt>, fit: Result<(), Finding>, now: Instant) -> Self {
         let obstacle = fit.err().filter(|_| asked.is_none());
         let mode = asked.unwrap_or(if obstacle.is_some() {
@@ -102,14 +102,14 @@ impl Schedule {
         self.next
     }
 
-    /// No scan from now on.
+    /// No more scans from now on.
     pub fn stop(&mut self) {
         self.mode = Adopt::Off;
         self.next = None;
         self.askers.clear();
     }
 
-    /// Somebody wants scans now, whatever the mode.
+    /// Requests scans now, whatever the mode.
     pub fn ask(&mut self, reply: SyncSender<Result<Answer>>, now: Instant) {
         let told = Adopted {
             format: FORMAT,
@@ -123,12 +123,12 @@ impl Schedule {
         self.next = Some(now);
     }
 
-    /// Whether anything that is noticed can lead to a scan.
+    /// True if a change can lead to a scan.
     pub fn heeds_changes(&self) -> bool {
         self.mode != Adopt::Off
     }
 
-    /// What was counted meanwhile may be a reason to scan again.
+    /// Scans again if the counters show a relevant change.
     pub fn notice(&mut self, counters: &Counters, now: Instant) {
         let changes = CHANGES.iter().map(|counter| counters.value(*counter)).sum();
         if changes == self.changes {
@@ -142,7 +142,7 @@ impl Schedule {
         }
     }
 
-    /// Scans, and tells those who have asked; returns what the user should know of it, once.
+    /// Scans and answers the askers; returns a note for the user, at most once.
     pub fn scan(&mut self, datapath: &mut Datapath<'_>) -> Result<Option<String>> {
         if self.rested {
             datapath.forget_candidates()?;
@@ -184,7 +184,7 @@ impl Schedule {
         }
     }
 
-    /// When the scan after this one is due, if nothing changes until then.
+    /// When the next scan is due if nothing changes until then.
     fn follow(&self, scan: &Scan, now: Instant) -> Option<Instant> {
         if self.mode == Adopt::Off {
             return None;
@@ -211,12 +211,12 @@ impl Schedule {
             .partition(|asker: &Asker| asker.left == 0);
         self.askers = waiting;
         for asker in told {
-            // One that has gone wants no answer.
+            // An asker that has gone needs no answer.
             drop(asker.reply.send(Ok(Answer::Adopted(asker.told))));
         }
     }
 
-    /// What `status` tells of it.
+    /// The adoption part of `status`.
     pub fn adoption(&self) -> Adoption {
         Adoption {
             mode: self.mode.name().to_owned(),
@@ -252,7 +252,7 @@ mod tests {
         Schedule::new(Some(mode), Ok(()), now)
     }
 
-    /// The times between scans that find this until they rest, at most so many.
+    /// The intervals between scans with this result until they rest, at most `most`.
     fn intervals(schedule: &mut Schedule, scan: &Scan, most: usize) -> Vec<Duration> {
         let mut intervals = Vec::new();
         while let Some(now) = schedule.next().filter(|_| intervals.len() < most) {

@@ -1,7 +1,7 @@
-//! Answers those who ask a running instance what it does (see [`protocol`](crate::model::protocol)).
+//! Answers questions to a running instance (see [`protocol`](crate::model::protocol)).
 //!
-//! Anyone may ask, as with `ss`; the processes of other users are told to root only. What changes something, and to hand over, is
-//! for root and the instance's own user.
+//! Anyone may ask, as with `ss`; only root sees the processes of other users. Orders and handover are reserved for root and the
+//! user of the instance.
 
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
@@ -25,20 +25,20 @@ use crate::datapath::cgroup::Cgroups;
 use crate::model::document::{Flows, Process, Status};
 use crate::model::protocol::{DENIED, FOLDER, PATIENCE, Question, REPLACE, socket_of};
 
-/// Questions at a time; more are turned away. Other users than root have half of them.
+/// Askers served at a time; more are turned away. Users other than root get half of them.
 const ASKERS: usize = 32;
-/// A question is shorter.
+/// The size limit of a question.
 const QUESTION_BYTES: u64 = 64;
 
-/// Answers until it is dropped.
+/// Answers until dropped.
 pub struct Control {
-    /// The socket, and links to it by the names of the other cgroups.
+    /// The socket, and links to it named after the other cgroups.
     names: Vec<PathBuf>,
     listener: Arc<UnixListener>,
 }
 
 impl Control {
-    /// Begins to answer for the instance on these cgroups, which must have locked them. Questions go to `main_loop`.
+    /// Starts answering for the instance on these cgroups, which must be locked. Questions go to `main_loop`.
     pub fn open(cgroups: &Cgroups, main_loop: Sender<Request>) -> Result<Self> {
         fs::create_dir_all(FOLDER)
             .and_then(|()| fs::set_permissions(FOLDER, fs::Permissions::from_mode(0o755)))
@@ -69,15 +69,15 @@ impl Control {
 impl Drop for Control {
     fn drop(&mut self) {
         for name in &self.names {
-            // It is harmless when it stays.
+            // A leftover name is harmless.
             let _ = fs::remove_file(name);
         }
-        // Or when it goes on to listen without a name.
+        // So is a listener without a name.
         let _ = shutdown(self.listener.as_raw_fd(), Shutdown::Both);
     }
 }
 
-/// Removes the name of an instance that was killed.
+/// Removes the socket file of an instance that was killed.
 fn forget(name: &Path) -> Result<()> {
     match fs::remove_file(name) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -88,7 +88,7 @@ fn forget(name: &Path) -> Result<()> {
 }
 
 fn answer_all(listener: &UnixListener, main_loop: &Sender<Request>) {
-    // One copy for each asker.
+    // One reference per asker.
     let askers = Arc::new(());
     for asker in listener.incoming() {
         let asker = match asker {
@@ -96,7 +96,7 @@ fn answer_all(listener: &UnixListener, main_loop: &Sender<Request>) {
             // It was shut down.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => return,
             Err(_) => {
-                // Such as too many open files: it may be better in a moment.
+                // Perhaps too many open files, which may pass.
                 thread::sleep(Duration::from_millis(10));
                 continue;
             }
@@ -110,11 +110,11 @@ fn answer_all(listener: &UnixListener, main_loop: &Sender<Request>) {
         }
         let (main_loop, one) = (main_loop.clone(), Arc::clone(&askers));
         let talk = move || {
-            // An asker that has gone wants no answer.
+            // An asker that has gone needs no answer.
             let _ = answer(asker, &peer, &main_loop);
             drop(one);
         };
-        // Without a thread for it, the asker is turned away.
+        // Without a thread, the asker is turned away.
         drop(thread::Builder::new().spawn(talk));
     }
 }
@@ -144,7 +144,7 @@ fn answer(mut asker: UnixStream, peer: &UnixCredentials, main_loop: &Sender<Requ
     Ok(())
 }
 
-/// Root, and whoever runs the instance.
+/// Root and the user of the instance.
 fn may_order(peer: &UnixCredentials) -> bool {
     peer.uid() == 0 || peer.uid() == Uid::effective().as_raw()
 }
@@ -159,13 +159,13 @@ fn hand_over(asker: &UnixStream, peer: &UnixCredentials, main_loop: &Sender<Requ
     let offer = offer.map_err(|error| format!("{error:#}"));
     let is_ready = handover::offer(asker, &offer).unwrap_or(false);
     if offer.is_ok() {
-        // Nothing is sent: the main loop drops its end.
+        // No answer is sent: the main loop drops the channel.
         let _ = wait_for::<()>(main_loop, |told| Request::Replaced { by, is_ready, told });
     }
     Ok(())
 }
 
-/// The status, asked for within the instance.
+/// The status, for use within the instance.
 pub fn sample_of(main_loop: &Sender<Request>) -> Result<Status> {
     match ask(main_loop, Question::Sample)? {
         Answer::Status(status) => Ok(*status),
@@ -177,7 +177,7 @@ fn ask(main_loop: &Sender<Request>, question: Question) -> Result<Answer> {
     wait_for(main_loop, |reply| Request::Asked(Asked { question, reply }))
 }
 
-/// What comes back for a request.
+/// Sends a request and waits for its answer.
 fn wait_for<T>(
     main_loop: &Sender<Request>,
     request: impl FnOnce(SyncSender<Result<T>>) -> Request,
@@ -191,7 +191,7 @@ fn wait_for<T>(
         .context("the instance is busy or ending")?
 }
 
-/// Users other than root learn of their own processes only.
+/// Users other than root see only their own processes.
 fn hide_foreign(flows: &mut Flows, uid: u32) {
     if uid == 0 {
         return;

@@ -1,4 +1,4 @@
-//! Where others reach an instance: the socket for questions and the metrics. It can be closed and opened again.
+//! The public endpoints of an instance: the control socket and the metrics. They can be closed and reopened.
 
 use std::net::SocketAddr;
 use std::sync::mpsc::Sender;
@@ -10,15 +10,15 @@ use super::metrics::{Listener, Server};
 use super::request::Request;
 use crate::datapath::cgroup::Cgroups;
 
-/// Answers until it is dropped.
+/// Answers until dropped.
 pub struct Endpoints {
     _control: Option<Control>,
     _metrics: Option<Server>,
 }
 
 impl Endpoints {
-    /// For the instance on these cgroups, which must have locked them. The second is what keeps others from asking, with which it
-    /// can work.
+    /// For the instance on these cgroups, which must be locked. The second value tells why there is no control socket, which
+    /// is not fatal.
     pub fn open(
         cgroups: &Cgroups,
         metrics: Option<Listener>,
@@ -40,7 +40,7 @@ impl Endpoints {
     }
 }
 
-/// Listens for the metrics, and says where.
+/// Starts listening for the metrics and returns the address.
 pub fn listen(metrics: Option<SocketAddr>) -> Result<Option<(Listener, SocketAddr)>> {
     metrics
         .map(|address| {

@@ -1,4 +1,4 @@
-//! Does at once what the datapath asks for: not in the loop of the instance, which may be in a scan.
+//! Handles events of the datapath at once, outside the main loop, which may be busy with a scan.
 
 use std::collections::HashSet;
 use std::fs;
@@ -19,21 +19,21 @@ use crate::image::{self, Splicing};
 use crate::model::known::{File, Image};
 use crate::model::output::announce;
 
-/// After resets, so that whoever causes many does not keep a processor busy; far less than anybody notices.
+/// Pause after resets, so that a flood of them does not occupy a processor; too short to notice.
 const STEP: Duration = Duration::from_millis(20);
 
-/// The thread; it ends with this, when it has done what there was to do.
+/// The event thread; dropping this ends it once pending events are handled.
 #[derive(Debug)]
 pub struct EventThread {
     end: Option<UnixStream>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// What it works with.
+/// State of the event thread.
 struct Work {
     events: Events,
     images: Images,
-    /// What was said already, which is not said again.
+    /// Messages already printed, each of which is printed once.
     told: HashSet<String>,
 }
 
@@ -62,7 +62,7 @@ impl EventThread {
     }
 }
 
-/// Whether a process is there, also one that /proc hides.
+/// True if the process exists, even if /proc hides it.
 fn exists(pid: u32) -> bool {
     i32::try_from(pid).is_ok_and(|pid| kill(Pid::from_raw(pid), None) != Err(Errno::ESRCH))
 }
@@ -70,7 +70,7 @@ fn exists(pid: u32) -> bool {
 impl Drop for EventThread {
     fn drop(&mut self) {
         self.end = None;
-        // It prints what fails.
+        // It reports its own errors.
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }
@@ -102,7 +102,7 @@ impl Work {
         }
     }
 
-    /// Whatever cannot be told or noted stays unknown, and is watched for longer.
+    /// A file that cannot be judged or noted stays unknown, so its program is watched for longer.
     fn look_at(&self, pid: u32, file: File) {
         let image = match image::of_process(pid) {
             Ok(Splicing::Cannot) => Image::WithoutSplice,
@@ -111,7 +111,7 @@ impl Work {
             Err(_) => Image::WithSplice,
             Ok(Splicing::Unknown(_)) => return,
         };
-        // By now the process may be another one, or execute another file.
+        // By now the PID may belong to another process, or execute another file.
         let is_same = || {
             let exe = fs::metadata(format!("/proc/{pid}/exe"));
             exe.is_ok_and(|exe| (exe.ctime() * 1_000_000_000 + exe.ctime_nsec()) as u64 == file.changed)

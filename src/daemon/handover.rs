@@ -1,6 +1,6 @@
-//! How one instance takes over from another: the new one asks, the old one offers and goes on with its connections only.
+//! How one instance takes over from another: the new one asks; the old one makes an offer and keeps only its connections.
 //!
-//! Whoever has the lock of the cgroup is in charge. The old one gives it up with its offer, and takes it back if the new one
+//! The holder of the cgroup's lock is in charge. The old instance releases it with its offer, and takes it back if the new one
 //! fails before it is ready.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -20,22 +20,22 @@ use crate::model::protocol::{REPLACE, connect, say};
 
 /// What the new instance says when it is ready.
 const READY: &str = "ready";
-/// An offer is shorter.
+/// The size limit of an offer.
 const OFFER_BYTES: u64 = 1 << 16;
-/// How often `reload` looks whether the new instance has failed.
+/// How often `reload` checks whether the new instance has failed.
 const STEP: Duration = Duration::from_millis(100);
 
 /// What an instance offers to the one that takes over.
 #[derive(Debug, Deserialize, Serialize)]
 pub struct Offer {
-    /// Its process.
+    /// Its PID.
     pub pid: u32,
-    /// The service manager that has started it, if one has.
+    /// The service manager that started it, if any.
     pub service: Option<Service>,
 }
 
 impl Offer {
-    /// That of this process.
+    /// The offer of this process.
     pub fn own(manager: &Manager) -> Self {
         Self {
             pid: process::id(),
@@ -44,14 +44,14 @@ impl Offer {
     }
 }
 
-/// An offer that was made, on the side of the new instance. If it is dropped the old one goes on.
+/// An accepted offer, on the side of the new instance. If it is dropped, the old instance goes on.
 pub struct Takeover {
     talk: BufReader<UnixStream>,
     offer: Offer,
 }
 
 impl Takeover {
-    /// Asks the instance on the cgroups, or on some of them, and takes the locks that it gives up.
+    /// Asks the instance on any of these cgroups, and takes the locks that it releases.
     pub fn begin(cgroups: &Cgroups) -> Result<Self> {
         let mut talk = BufReader::new(ask_to_hand_over(cgroups)?);
         let mut line = String::new();
@@ -70,14 +70,14 @@ impl Takeover {
         Ok(Self { talk, offer })
     }
 
-    /// The instance that hands over.
+    /// The PID of the instance that hands over.
     pub fn from(&self) -> u32 {
         self.offer.pid
     }
 
-    /// Tells the old instance that this one is ready, and waits until it has told its service manager. Returns that.
+    /// Tells the old instance that this one is ready and waits until it has notified its service manager, which is returned.
     pub fn finish(mut self) -> Result<Option<Manager>> {
-        // The lock says who is in charge. An old instance that has ended meanwhile changes nothing.
+        // The lock decides who is in charge, so it does not matter if the old instance has exited meanwhile.
         let told = writeln!(self.talk.get_ref(), "{READY}");
         if told.is_ok() {
             let _ = self.talk.read_to_end(&mut Vec::new());
@@ -86,7 +86,7 @@ impl Takeover {
     }
 }
 
-/// Gives the offer to the one that asks, and waits until it is ready. False if it has failed.
+/// Sends the offer to the new instance and waits until it is ready. False if it has failed.
 pub fn offer(mut asker: &UnixStream, offer: &Result<Offer, String>) -> io::Result<bool> {
     let text = serde_json::to_string(offer)?;
     writeln!(asker, "{text}")?;
@@ -95,21 +95,21 @@ pub fn offer(mut asker: &UnixStream, offer: &Result<Offer, String>) -> io::Resul
     Ok(answer.trim_end() == READY)
 }
 
-/// `sockredir reload`: starts a new instance that takes over, and waits until it is ready. It goes on when this has ended.
+/// `sockredir reload`: starts a new instance that takes over and waits until it is ready. The new instance outlives it.
 pub fn reload(args: &RunArgs) -> Result<ExitCode> {
     connect_to_any(&Cgroups::open(&args.cgroups)?)?;
-    // The new instance takes this process for its service manager until it has another one.
+    // The new instance treats this process as its service manager until it inherits a real one.
     let (listening, address) = Listening::begin().context("failed to make a socket for the new instance")?;
     let program = env::current_exe().context("failed to find the own program")?;
     let mut child = Command::new(&program)
         .arg("run")
         .args((!args.replace).then_some("--replace"))
-        // Without the name of the program, and that of the command.
+        // Skips the names of the program and of the command.
         .args(env::args_os().skip(2))
         .env("NOTIFY_SOCKET", address)
         .env_remove("WATCHDOG_USEC")
         .stdin(Stdio::null())
-        // What is typed at this terminal is for those in front.
+        // Signals from this terminal are for the foreground job only.
         .process_group(0)
         .spawn()
         .with_context(|| format!("failed to start {}", program.display()))?;
@@ -121,14 +121,14 @@ pub fn reload(args: &RunArgs) -> Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
         if let Some(status) = child.try_wait().context("failed to wait for the new instance")? {
-            // It has said why.
+            // It has already said why.
             let code = status.code().and_then(|code| u8::try_from(code).ok());
             return Ok(code.map_or(ExitCode::FAILURE, ExitCode::from));
         }
     }
 }
 
-/// To the instance on the first of the cgroups that has one.
+/// Connects to the instance on the first of the cgroups that has one.
 fn connect_to_any(cgroups: &Cgroups) -> Result<UnixStream> {
     let connect = |cgroup: &Cgroup| connect(cgroup.inode(), cgroup.path());
     let stream = cgroups.iter().find_map(|cgroup| connect(cgroup).ok());

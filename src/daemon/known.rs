@@ -1,4 +1,4 @@
-//! The file that keeps what is known of programs from one instance to the next.
+//! The file that carries what is known about programs from one instance to the next.
 
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
@@ -15,13 +15,13 @@ const HEADER: &str = "sockredir programs 2";
 const MOST_BYTES: u64 = 16 << 20;
 
 impl Known {
-    /// What a file has; nothing if there is none.
+    /// Reads a file; empty if there is none.
     pub fn read(path: &Path) -> io::Result<Self> {
         let metadata = match fs::metadata(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::default()),
             metadata => metadata?,
         };
-        // To open a pipe would wait for somebody who writes.
+        // Opening a FIFO would block until there is a writer.
         if !metadata.is_file() {
             return Err(io::Error::other("it is not a file"));
         }
@@ -32,7 +32,7 @@ impl Known {
         io::read_to_string(file)?.parse().map_err(io::Error::other)
     }
 
-    /// Replaces the file, which is never seen half written.
+    /// Replaces the file atomically.
     pub fn write(&self, path: &Path) -> io::Result<()> {
         let mut new = path.as_os_str().to_owned();
         new.push(".new");
@@ -53,7 +53,7 @@ impl Known {
         written
     }
 
-    /// A line for each program and each file.
+    /// One line per program and per file.
     fn to_text(&self) -> String {
         let mut text = format!("{HEADER}\n");
         for program in &self.programs {
@@ -122,7 +122,7 @@ impl FromStr for Known {
                 Some(("image", rest)) => image(rest).map(|image| known.images.push(image)),
                 _ => None,
             };
-            // A line that cannot be read may have kept a program off.
+            // A line that cannot be parsed may have kept a program off.
             is_read.ok_or_else(|| format!("line {} is not understood", number + 2))?;
         }
         Ok(known)

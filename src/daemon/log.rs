@@ -1,4 +1,4 @@
-//! `--log-decisions`: a line of JSON for each decision.
+//! `--log-decisions`: one line of JSON per decision.
 
 use std::net::SocketAddr;
 
@@ -33,13 +33,13 @@ struct Dropped {
 }
 
 impl DecisionLog {
-    /// Begins after what the self-test has decided, which nobody asked for.
+    /// Starts after the decisions of the self-test, which are of no interest.
     pub fn begin(datapath: &Datapath<'_>) -> Result<Self> {
         datapath.decisions()?;
         Ok(Self { dropped: 0 })
     }
 
-    /// The lines since the last call, and a line with the number of those that were left out, if there were.
+    /// The lines since the last call, plus one with the number of decisions dropped, if any.
     pub fn lines(&mut self, datapath: &Datapath<'_>) -> Result<String> {
         let mut text = String::new();
         for decision in datapath.decisions()? {
@@ -69,7 +69,7 @@ fn line(decision: &Decision) -> Result<String> {
     Ok(serde_json::to_string(&line).context("failed to write a line of the log")? + "\n")
 }
 
-/// What a counter decides, by its name.
+/// The kind of decision that a counter stands for.
 fn kind_of(reason: &str) -> &'static str {
     match reason {
         "ends_left" => "left",

@@ -1,4 +1,4 @@
-//! A running instance from its first connection on: what it waits for, how it hands over, and how it stops without losing a byte.
+//! A running instance once it is attached: what it waits for, how it hands over, and how it stops without losing a byte.
 
 use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -24,43 +24,43 @@ use crate::model::output::announce;
 use crate::model::reasons::Counter;
 use crate::model::text::{bytes, percent, short};
 
-/// How often the cgroups are looked after.
+/// How often the cgroups are checked.
 const WATCH: Duration = Duration::from_secs(1);
-/// How often the drain looks at the queues.
+/// How often a drain checks the queues.
 const DRAIN_STEP: Duration = Duration::from_millis(20);
-/// How long ends may take to leave the map once nothing is queued any more; those in use stay, and are harmless.
+/// How long ends may take to leave the map once nothing is queued; those in use stay, which is harmless.
 const LEAVE_TIME: Duration = Duration::from_millis(500);
-/// How long the lock of a process that has ended may last.
+/// How long an exiting process may still hold its lock.
 const TAKE_BACK_TIME: Duration = Duration::from_secs(1);
-/// How often decisions are logged: the kernel side keeps as many as its ring buffer holds.
+/// How often decisions are logged; the ring buffer must hold what accrues meanwhile.
 const LOG_STEP: Duration = Duration::from_millis(100);
-/// How often a service manager is told how much was redirected.
+/// How often the service manager gets a status line.
 const TELL: Duration = Duration::from_secs(10);
 
-/// An instance from its first connection on.
+/// An instance that is attached.
 pub struct MainLoop<'a> {
     pub args: &'a RunArgs,
     pub cgroups: Cgroups,
     pub datapath: Datapath<'a>,
     pub requests: Receiver<Request>,
     pub sender: Sender<Request>,
-    /// None from the offer to hand over on.
+    /// `None` once it has offered to hand over.
     pub endpoints: Option<Endpoints>,
-    /// Where the metrics are.
+    /// The address of the metrics.
     pub metrics: Option<SocketAddr>,
-    /// Another instance takes what is new.
+    /// Another instance takes new connections.
     pub is_replaced: bool,
     pub reporter: Reporter,
     pub schedule: Schedule,
     pub log: Option<DecisionLog>,
     pub memory: Memory,
     pub manager: Manager,
-    /// What the service manager is told to be accelerated.
+    /// What is covered, for the service manager.
     pub covered: String,
 }
 
 impl MainLoop<'_> {
-    /// Waits so long or until the next scan is due, however many ask meanwhile; true if it is to stop.
+    /// Waits this long or until the next scan is due, answering requests meanwhile; true if it is to stop.
     fn wait(&mut self, time: Duration) -> Result<bool> {
         let end = Instant::now() + time;
         loop {
@@ -71,7 +71,7 @@ impl MainLoop<'_> {
                 Ok(Request::Replace { by, reply }) => {
                     let offer = self.hand_over(by);
                     let is_offered = offer.is_ok();
-                    // Nobody waits for it any more, and nobody will say what has become of it.
+                    // The asker has gone, so nobody will report the outcome of the handover.
                     if reply.send(offer).is_err() && is_offered {
                         self.replaced(by, false)?;
                     }
@@ -92,7 +92,7 @@ impl MainLoop<'_> {
         Ok(false)
     }
 
-    /// Makes room for another instance, which this process may become.
+    /// Makes room for another instance; a service hands over only within its own cgroup.
     fn hand_over(&mut self, by: u32) -> Result<Offer> {
         if self.manager.service().is_some() && !cgroup::shares_own(by) {
             bail!("it is a service: reload that, as with `systemctl reload sockredir`");
@@ -107,7 +107,7 @@ impl MainLoop<'_> {
         Ok(Offer::own(&self.manager))
     }
 
-    /// The other one is in charge, or this one is again.
+    /// The other instance is in charge, or this one is again.
     fn replaced(&mut self, by: u32, is_ready: bool) -> Result<()> {
         if !is_ready && self.take_back()? {
             return announce(&format!("process {by} has not taken over: going on"));
@@ -121,9 +121,9 @@ impl MainLoop<'_> {
         ))
     }
 
-    /// False if another instance has the lock for good.
+    /// False if another instance holds the lock for good.
     fn take_back(&mut self) -> Result<bool> {
-        // It goes with the last moments of the process that has failed.
+        // A failed process holds the lock until its exit completes.
         let deadline = Instant::now() + TAKE_BACK_TIME;
         while !self.cgroups.try_lock()? {
             if Instant::now() >= deadline {
@@ -169,7 +169,7 @@ impl MainLoop<'_> {
         }
     }
 
-    /// Returns at the first signal, or when it was replaced and its connections have ended; fails if a cgroup vanishes.
+    /// Returns at the first signal, or once replaced and without connections; fails if a cgroup vanishes.
     pub fn watch(&mut self) -> Result<()> {
         let interval = self.args.interval.map(Duration::from_secs);
         let mut due = interval.map(|interval| Instant::now() + interval);
@@ -221,8 +221,8 @@ impl MainLoop<'_> {
         }
     }
 
-    /// Stops redirecting and waits until what was redirected has been read, at most for the drain time or until the next
-    /// signal. Returns what was still in the map then.
+    /// Stops redirecting and waits until redirected data has been read, at most for the drain timeout or until the next
+    /// signal. Returns what is still in the map then.
     pub fn drain(&mut self) -> Result<Ends> {
         let begin = Instant::now();
         let deadline = begin + Duration::from_secs(self.args.drain_timeout);
@@ -263,7 +263,7 @@ fn look_after(cgroups: &Cgroups) -> Result<()> {
     Ok(())
 }
 
-/// As [`Endpoints::open`]; says what cannot be had.
+/// As [`Endpoints::open`]; reports what could not be opened.
 pub fn open_endpoints(
     cgroups: &Cgroups,
     metrics: Option<Listener>,

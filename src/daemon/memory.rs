@@ -1,4 +1,4 @@
-//! Keeps what is known of programs in a file, for the next instance.
+//! Keeps what is known about programs in a file, for the next instance.
 
 use std::env;
 use std::fs;
@@ -10,21 +10,21 @@ use anyhow::Result;
 use crate::datapath::{Coverage, Datapath};
 use crate::model::known::Known;
 
-/// Where a service without a folder of its own has it.
+/// The state folder if the service manager provides none.
 const FOLDER: &str = "/var/lib/sockredir";
 const NAME: &str = "programs";
 
 pub struct Memory {
-    /// None: it is forgotten.
+    /// `None`: nothing is kept.
     path: Option<PathBuf>,
-    /// What was last written.
+    /// What was written last.
     written: Known,
-    /// That it cannot be written was said.
+    /// A failed write has been reported.
     has_failed: bool,
 }
 
 impl Memory {
-    /// The file that the user names, or that of the service.
+    /// Uses the file that the user names, or the default one.
     pub fn open(named: Option<&Path>) -> Self {
         let path = match named {
             Some(path) => (path != Path::new("none")).then(|| path.to_owned()),
@@ -37,14 +37,14 @@ impl Memory {
         }
     }
 
-    /// Tells the datapath what is in the file. One that cannot be read is as none.
+    /// Loads the file into the datapath. An unreadable file counts as empty.
     pub fn recall(&self, datapath: &Datapath<'_>, coverage: &Coverage) -> Result<()> {
         let Some(path) = &self.path else {
             return Ok(());
         };
         match Known::read(path) {
             Ok(known) => datapath.remember(&known, coverage),
-            // It cannot be written either, which is said then.
+            // The file cannot be written either, which is reported then.
             Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(()),
             Err(error) => {
                 eprintln!(
@@ -56,7 +56,7 @@ impl Memory {
         }
     }
 
-    /// Writes what the datapath knows, if that has changed. Where that fails the instance goes on without.
+    /// Writes what the datapath knows if it has changed. A failed write is not fatal.
     pub fn keep(&mut self, datapath: &Datapath<'_>) -> Result<()> {
         let known = datapath.known()?;
         datapath.forget_harmless(&known)?;
@@ -85,11 +85,11 @@ impl Memory {
 }
 
 fn default_path() -> PathBuf {
-    // Several are divided by colons.
+    // Several are separated by colons.
     let service = env::var_os("STATE_DIRECTORY").filter(|folder| !folder.is_empty());
     let folder = service.map_or_else(
         || {
-            // Whoever cannot make it cannot write there either, which is said then.
+            // If this fails, so will the write, which is reported.
             let _ = fs::create_dir_all(FOLDER);
             PathBuf::from(FOLDER)
         },

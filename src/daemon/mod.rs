@@ -1,7 +1,7 @@
-//! `sockredir run`: the instance from its start to its totals, and those who ask it meanwhile.
+//! `sockredir run`: the instance from its start to its totals, and its answers meanwhile.
 //!
-//! [`run()`] makes everything ready and starts the threads; [`main_loop`] is where all that changes the datapath is done. Others ask
-//! for that by a [`request`]: the socket of [`control`], the one of [`metrics`], and signals. [`events`] has a thread of its own.
+//! [`run()`] sets everything up and starts the threads; only [`main_loop`] changes the datapath. Others send it a
+//! [`request`]: the sockets of [`control`] and [`metrics`], and signals. [`events`] has a thread of its own.
 
 #![warn(missing_docs)]
 

@@ -1,4 +1,4 @@
-//! Tells the service manager how the tool fares: ready, stopping, alive, and in a line what it does (sd_notify(3)).
+//! Keeps the service manager informed: ready, stopping, alive, and a status line (sd_notify(3)).
 
 use std::env;
 use std::io;
@@ -10,25 +10,25 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-/// How a service manager is reached, and how often it wants to be.
+/// How to reach a service manager, and how often.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Service {
     /// As in NOTIFY_SOCKET.
     socket: String,
-    /// Half of the time after which it would end the process.
+    /// Half of the watchdog timeout.
     watchdog: Option<Duration>,
 }
 
-/// The service manager that this process is under, if it is under one.
+/// The service manager of this process, if it has one.
 #[derive(Debug, Default)]
 pub struct Manager {
     reached: Option<(UnixDatagram, Service)>,
-    /// When the watchdog is to be told next.
+    /// When the next watchdog notification is due.
     due: Option<Instant>,
 }
 
 impl Manager {
-    /// As NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID say. Fails if the socket that they name cannot be reached.
+    /// Reads NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID. Fails if the socket cannot be reached.
     pub fn from_environment() -> Result<Self> {
         let Some(address) = env::var_os("NOTIFY_SOCKET").filter(|address| !address.is_empty()) else {
             return Ok(Self::default());
@@ -40,11 +40,11 @@ impl Manager {
         })
     }
 
-    /// Another process's, which has handed over to this one.
+    /// The manager of another process, which has handed over to this one.
     pub fn of(service: &Service) -> Result<Self> {
         let connect = || -> io::Result<UnixDatagram> {
             let socket = UnixDatagram::unbound()?;
-            // A manager that does not listen is not to hold up what it manages.
+            // A manager that does not read must not block its service.
             socket.set_nonblocking(true)?;
             socket.connect_addr(&socket_address(&service.socket)?)?;
             Ok(socket)
@@ -65,7 +65,7 @@ impl Manager {
         self.reached.as_ref().map(|(_, service)| service)
     }
 
-    /// From now on connections are accelerated.
+    /// Connections are accelerated from now on.
     pub fn ready(&self, status: &str) -> Result<()> {
         self.send(&format!("READY=1\nSTATUS={}", one_line(status)))
             .context("failed to tell the service manager that it is ready")
@@ -79,13 +79,13 @@ impl Manager {
         self.tell(&format!("STOPPING=1\nSTATUS={}", one_line(status)));
     }
 
-    /// The process to look after is another one now, which speaks for itself.
+    /// The main process is another one now, which sends its own notifications.
     pub fn replaced_by(&mut self, pid: u32) {
         self.tell(&format!("MAINPID={pid}"));
         *self = Self::default();
     }
 
-    /// To be called more often than the watchdog barks: it tells the manager twice in that time.
+    /// Must be called more often than the watchdog period, which is half the timeout.
     pub fn alive(&mut self) {
         let now = Instant::now();
         let (Some(due), Some(period)) = (self.due, self.service().and_then(|service| service.watchdog))
@@ -99,7 +99,7 @@ impl Manager {
         self.tell("WATCHDOG=1");
     }
 
-    /// What cannot be said is no reason to stop: the manager sees for itself whether the process lives.
+    /// A failed notification is no reason to stop: the manager watches the process itself.
     fn tell(&self, text: &str) {
         let _ = self.send(text);
     }
@@ -112,18 +112,18 @@ impl Manager {
     }
 }
 
-/// A socket on which this process hears another one as its service manager does.
+/// A socket on which this process acts as another one's service manager.
 pub struct Listening(UnixDatagram);
 
 impl Listening {
-    /// The second is the value of NOTIFY_SOCKET for the other process.
+    /// The second value is the other process's NOTIFY_SOCKET.
     pub fn begin() -> io::Result<(Self, String)> {
         let name = format!("sockredir-{}", process::id());
         let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name)?)?;
         Ok((Self(socket), format!("@{name}")))
     }
 
-    /// Waits so long at most.
+    /// Waits at most this long.
     pub fn is_ready(&self, time: Duration) -> io::Result<bool> {
         self.0.set_read_timeout(Some(time))?;
         let mut message = [0; 16];
@@ -142,7 +142,7 @@ fn is_early(error: &io::Error) -> bool {
     )
 }
 
-/// A path, or with `@` in front a name in the abstract namespace.
+/// A path, or a name in the abstract namespace if it begins with `@`.
 fn socket_address(address: &str) -> io::Result<SocketAddr> {
     match address.strip_prefix('@') {
         Some(name) => SocketAddr::from_abstract_name(name),
@@ -151,7 +151,7 @@ fn socket_address(address: &str) -> io::Result<SocketAddr> {
     }
 }
 
-/// Half of the time after which the manager would end the process with this number.
+/// Half of the watchdog timeout, if it applies to this PID.
 fn watchdog_period(microseconds: Option<String>, pid: Option<String>, own: u32) -> Option<Duration> {
     if pid.is_some_and(|pid| pid.parse() != Ok(own)) {
         return None;
@@ -160,7 +160,7 @@ fn watchdog_period(microseconds: Option<String>, pid: Option<String>, own: u32) 
     (microseconds > 0).then(|| Duration::from_micros(microseconds / 2))
 }
 
-/// A line end would begin another assignment.
+/// A newline would start another assignment.
 fn one_line(text: &str) -> String {
     text.replace('\n', " ")
 }
@@ -171,7 +171,7 @@ mod tests {
 
     use super::*;
 
-    /// A manager's socket, with an end of time to wait for a message.
+    /// A manager's socket with a read timeout.
     fn listening(address: &SocketAddr) -> UnixDatagram {
         let socket = UnixDatagram::bind_addr(address).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();

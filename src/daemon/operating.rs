@@ -1,4 +1,4 @@
-//! Holds docs/operating.md to what the tool knows and prints.
+//! Checks docs/operating.md against what the tool knows and prints.
 
 use serde_json::Value;
 
@@ -15,7 +15,7 @@ fn section(heading: &str) -> &'static str {
     rest.split("\n## ").next().unwrap()
 }
 
-/// All names of members, of the objects within as well.
+/// The names of all members, including those of nested objects.
 fn members(value: &Value) -> Vec<String> {
     match value {
         Value::Object(object) => {

@@ -1,4 +1,4 @@
-//! Makes connections of sockets: finds the two ends of each, who has connected, and the reason that counts for both.
+//! Pairs sockets into connections: finds both ends, which of them has connected, and the reason that counts.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -7,11 +7,11 @@ use crate::model::document::{Direction, End, Flow, FlowState, Listener, Process}
 use crate::model::reasons::NOT_FOLLOWED;
 use crate::model::socket::Socket;
 
-/// A port of a network namespace.
+/// A port in a network namespace.
 type Port = (u64, u16);
 
-/// All connections and listeners among these sockets, which are listed once for each process that holds them. Connections are
-/// in the order of their clients' addresses.
+/// All connections and listeners among these sockets, which are listed once per process that holds them. Connections are
+/// sorted by the client's address.
 pub fn pair(sockets: Vec<Socket>) -> (Vec<Flow>, Vec<Listener>) {
     let (listening, connected): (Vec<_>, Vec<_>) = merge(sockets)
         .into_iter()
@@ -29,7 +29,7 @@ pub fn pair(sockets: Vec<Socket>) -> (Vec<Flow>, Vec<Listener>) {
     (flows, listeners)
 }
 
-/// A socket, with the processes that have it open.
+/// A socket and the processes that hold it.
 type OpenSocket = (Socket, Vec<Process>);
 
 /// Each socket once, with all its processes.
@@ -50,7 +50,7 @@ fn merge(sockets: Vec<Socket>) -> Vec<OpenSocket> {
     open
 }
 
-/// The ends of each connection that were seen: those of the same flow, or with mirrored addresses in one network namespace.
+/// Pairs the ends that were seen: by flow, or by mirrored addresses in one network namespace.
 fn couple(sockets: Vec<OpenSocket>) -> Vec<(OpenSocket, Option<OpenSocket>)> {
     let mut couples: Vec<(OpenSocket, Option<OpenSocket>)> = Vec::new();
     let mut by_flow: HashMap<(u32, u32), usize> = HashMap::new();
@@ -101,7 +101,7 @@ fn flow(couple: (OpenSocket, Option<OpenSocket>), ports: &HashSet<Port>) -> Flow
 
 type Ends = ((Option<OpenSocket>, Option<OpenSocket>), (SocketAddr, SocketAddr));
 
-/// With their addresses: those of an end that was not seen are known from the other one.
+/// Adds the addresses; those of an end that was not seen are known from its peer.
 fn ends(client: Option<OpenSocket>, server: Option<OpenSocket>) -> Ends {
     let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
     let own = |open: &Option<OpenSocket>| open.as_ref().map(|(socket, _)| socket.local);
@@ -111,7 +111,7 @@ fn ends(client: Option<OpenSocket>, server: Option<OpenSocket>) -> Ends {
     ((client, server), (from, to))
 }
 
-/// Whether the first of two ends is the server.
+/// True if the first of the two ends is the server.
 fn has_accepted(one: &Socket, other: &Socket, ports: &HashSet<Port>) -> bool {
     match (one.followed, other.followed) {
         (Some(followed), _) => followed.accepted,
@@ -120,7 +120,7 @@ fn has_accepted(one: &Socket, other: &Socket, ports: &HashSet<Port>) -> bool {
     }
 }
 
-/// Somebody listens on its port, or else the lower port is the server's.
+/// True if only its own port has a listener; in doubt, the lower port is the server's.
 fn is_server(socket: &Socket, ports: &HashSet<Port>) -> bool {
     if let Some(followed) = socket.followed {
         return followed.accepted;
@@ -133,8 +133,8 @@ fn is_server(socket: &Socket, ports: &HashSet<Port>) -> bool {
     }
 }
 
-/// State and reason of the flow. What was recorded counts more than what the gate would say now, and what was seen at the
-/// connecting end more than at the other one, which follows it; but what was refused there has its own reason.
+/// State and reason of the flow. A recorded decision outranks what the gate would say now, and the connecting end outranks
+/// its peer, which follows it; but a refusal at the accepting end has a reason of its own.
 fn judge(client: Option<&OpenSocket>, server: Option<&OpenSocket>) -> (FlowState, String) {
     let reason = |socket: &Socket| socket.reason.clone().unwrap_or_default();
     if let Some(server) = followed(server).filter(|server| reason(server).starts_with("refused_")) {
@@ -149,7 +149,7 @@ fn judge(client: Option<&OpenSocket>, server: Option<&OpenSocket>) -> (FlowState
         NOT_FOLLOWED if client.is_none() => "refused_unpaired".to_owned(),
         other => other.to_owned(),
     });
-    // Those are for want of a reason of this end's own.
+    // These stand in for a reason of the end's own.
     let is_own = |reason: &String| reason != NOT_FOLLOWED && reason != "adopt_unpaired";
     let told = client.clone().filter(is_own);
     let told = told.or(server.clone().filter(is_own));

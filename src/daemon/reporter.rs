@@ -1,4 +1,4 @@
-//! Answers questions about the instance, where the datapath is at hand.
+//! Answers questions about the instance, given its datapath.
 
 use std::time::Instant;
 
@@ -41,7 +41,7 @@ impl Reporter {
                     obstacle: Some(obstacle.to_string()),
                     ..Adopted::default()
                 })),
-                // Answered when it is done.
+                // Answered once the scans are done.
                 None => return schedule.ask(asked.reply, Instant::now()),
             },
             Question::Flows => self.flows(datapath).map(Answer::Flows),
@@ -53,7 +53,7 @@ impl Reporter {
                 Answer::Status(Box::new(status))
             }),
         };
-        // An asker that has gone wants no answer.
+        // An asker that has gone needs no answer.
         drop(asked.reply.send(answer));
     }
 

@@ -1,4 +1,4 @@
-//! What other threads want of the main loop: signals, those who ask, and those who take over.
+//! Requests to the main loop: signals, questions and handovers.
 
 use std::sync::mpsc::SyncSender;
 
@@ -15,7 +15,7 @@ pub enum Answer {
     Adopted(Adopted),
 }
 
-/// A question, and where its answer goes.
+/// A question, and where to send the answer.
 #[derive(Debug)]
 pub struct Asked {
     pub question: Question,
@@ -33,7 +33,7 @@ pub enum Request {
         by: u32,
         reply: SyncSender<Result<Offer>>,
     },
-    /// The process that was to take over is ready, or it has failed. `told` is dropped when it may go on.
+    /// The new process is ready, or it has failed. `told` is dropped when it may go on.
     Replaced {
         by: u32,
         is_ready: bool,

@@ -26,17 +26,17 @@ use crate::model::programs::Trust;
 use crate::model::text::folders;
 use crate::preflight::{Single, check_all, check_scans};
 
-/// What blocking programs can notice of acceleration, for those who ask for it.
+/// What blocking programs may notice of acceleration, printed with `--admit any`.
 const BLOCKING_DIFFERENCES: &str = "note: with --admit any, a blocking recv on an accelerated connection can return EAGAIN on a \
     reset, a signal, a shutdown by another thread, room for a writer or data that another reader took, and MSG_WAITALL can return \
     short (docs/differences.md, Blocking calls)";
 
-/// Returns after a signal, once what was redirected has been read. Fails where a check refuses, or when a cgroup vanishes.
+/// Returns after a signal, once redirected data has been read. Fails if a check refuses or a cgroup vanishes.
 pub fn run(args: &RunArgs) -> Result<()> {
     datapath::set_verbose(args.verbose);
     let (sender, requests) = mpsc::channel();
     let signals = sender.clone();
-    // A receiver that has gone is waiting for nothing any more.
+    // A receiver that has gone no longer waits for anything.
     ctrlc::set_handler(move || drop(signals.send(Request::Stop)))
         .context("failed to catch SIGINT and SIGTERM")?;
 
@@ -54,7 +54,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
         eprintln!("sockredir: note: {finding}");
     }
     let is_first = cgroups.try_lock()?;
-    // The instance that is to be replaced may have that address until then.
+    // An instance to be replaced may hold that address until the handover.
     let mut listening = if is_first {
         endpoints::listen(args.metrics)?
     } else {
@@ -71,13 +71,13 @@ pub fn run(args: &RunArgs) -> Result<()> {
     datapath
         .attach(&cgroups.fds(), &coverage)
         .with_context(|| format!("failed to attach to cgroup {}", folders(&cgroups.paths())))?;
-    // Until it has handed over, what is new is taken by the earlier one, whose programs come first.
+    // Until the handover the old instance, whose programs run first, takes new connections.
     let earlier = (!is_first).then(|| Takeover::begin(&cgroups)).transpose()?;
     if !is_first {
         listening = endpoints::listen(args.metrics)?;
     }
     if earlier.is_some() {
-        // It has written what it knows as it made room.
+        // The old instance wrote what it knows during the handover.
         memory.recall(&datapath, &coverage)?;
     }
     let (metrics, address) = listening.unzip();
@@ -121,7 +121,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let watched = main_loop.watch();
     let left = main_loop.drain()?;
     let totals = main_loop.datapath.counters()?;
-    // Gone from the kernel before the last word.
+    // Out of the kernel before the last message.
     drop(main_loop);
     drop(event_thread);
     watched?;
@@ -140,7 +140,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     announce(&format!("totals\n{totals}"))
 }
 
-/// The last step of it; the service manager that comes with it, if one does.
+/// The last step of a handover; returns the inherited service manager, if any.
 fn take_over(earlier: Takeover) -> Result<Option<Manager>> {
     announce(&format!(
         "taken over from process {}, which goes on with the connections that it has",
@@ -173,7 +173,7 @@ fn coverage(args: &RunArgs) -> datapath::Coverage {
     }
 }
 
-/// What is covered, in a line.
+/// What is covered, on one line.
 fn covered(args: &RunArgs, instance: &Instance) -> String {
     let programs = match args.admit {
         Admit::Nonblocking => "non-blocking programs; --admit any includes blocking ones",

@@ -1,4 +1,4 @@
-//! Cgroups: where the second version is mounted, whether a folder is one, and who else works on it.
+//! Cgroups: where version 2 is mounted, whether a folder is a cgroup, and who else works on it.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -13,17 +13,17 @@ use anyhow::{Context as _, Result};
 use super::sys;
 use crate::model::finding::Finding;
 
-/// A cgroup of version 2, held open.
+/// A cgroup of version 2, kept open.
 #[derive(Debug)]
 pub struct Cgroup {
     path: PathBuf,
     folder: File,
-    /// Tells the folder from a later one of the same name.
+    /// Tells the folder from a later one with the same name.
     inode: u64,
 }
 
 impl Cgroup {
-    /// The cgroup that the user named, or the root. It fails if that is none.
+    /// Opens the named cgroup, or the root. Fails if it is not a cgroup.
     pub fn open(path: Option<&Path>) -> Result<Self, Finding> {
         let path = match path {
             Some(path) => path.to_owned(),
@@ -36,7 +36,7 @@ impl Cgroup {
             )
         };
         let folder = File::open(&path).map_err(failed)?;
-        // Every folder of cgroup2 has this file, no folder of version 1 has it.
+        // Every folder of cgroup2 has this file; none of version 1 does.
         if !path.join("cgroup.controllers").is_file() {
             return Err(Finding::new(
                 format!("{} is not a cgroup of version 2", path.display()),
@@ -47,7 +47,7 @@ impl Cgroup {
         Ok(Self { path, folder, inode })
     }
 
-    /// Keeps other instances of this tool off the cgroup, or fails if one has it.
+    /// Keeps other instances off the cgroup; fails if one holds it.
     pub fn lock(&self) -> Result<(), Finding> {
         if self.try_lock()? {
             return Ok(());
@@ -58,7 +58,7 @@ impl Cgroup {
         ))
     }
 
-    /// As [`Self::lock`]; false if another instance has it. It may be called again by the one that has it.
+    /// Like [`Self::lock`]; false if another instance holds it. The holder may call it again.
     pub fn try_lock(&self) -> Result<bool, Finding> {
         sys::try_lock(&self.folder).map_err(|error| {
             Finding::new(
@@ -68,7 +68,7 @@ impl Cgroup {
         })
     }
 
-    /// Another instance may have it.
+    /// Lets another instance have it.
     pub fn unlock(&self) -> Result<()> {
         sys::unlock(&self.folder).with_context(|| format!("failed to unlock cgroup {}", self.path.display()))
     }
@@ -78,28 +78,28 @@ impl Cgroup {
         &self.path
     }
 
-    /// Open as long as the value lives.
+    /// Open for as long as the value lives.
     pub fn fd(&self) -> RawFd {
         self.folder.as_raw_fd()
     }
 
-    /// Tells it from all other cgroups.
+    /// Unique among all cgroups.
     pub fn inode(&self) -> u64 {
         self.inode
     }
 
-    /// Whether the folder is still there, and still the same one.
+    /// True if the folder still exists and is still the same one.
     pub fn exists(&self) -> bool {
         fs::metadata(&self.path).is_ok_and(|folder| folder.ino() == self.inode)
     }
 }
 
-/// The cgroups whose programs an instance covers: one at least, none of them within another.
+/// The cgroups that an instance covers: at least one, none nested in another.
 #[derive(Debug)]
 pub struct Cgroups(Vec<Cgroup>);
 
 impl Cgroups {
-    /// Those that the user named, or the root. A program must see a socket once, so none may be covered twice.
+    /// Opens the named ones, or the root. A program must see a socket once, so none may be covered twice.
     pub fn open(paths: &[PathBuf]) -> Result<Self, Finding> {
         if paths.is_empty() {
             return Ok(Self(vec![Cgroup::open(None)?]));
@@ -121,16 +121,16 @@ impl Cgroups {
         }
     }
 
-    /// Keeps other instances off all of them, or fails with the first that one has.
+    /// Keeps other instances off all of them; fails with the first that one holds.
     pub fn lock(&self) -> Result<(), Finding> {
         self.0.iter().try_for_each(Cgroup::lock)
     }
 
-    /// As [`Self::lock`]; false, and none is kept, if another instance has one of them.
+    /// Like [`Self::lock`]; false, with none locked, if another instance holds one of them.
     pub fn try_lock(&self) -> Result<bool, Finding> {
         for cgroup in &self.0 {
             if !cgroup.try_lock()? {
-                // Those that are not locked stay so.
+                // Unlocking those that are not locked does nothing.
                 let _ = self.unlock();
                 return Ok(false);
             }
@@ -138,17 +138,17 @@ impl Cgroups {
         Ok(true)
     }
 
-    /// Another instance may have them.
+    /// Lets another instance have them.
     pub fn unlock(&self) -> Result<()> {
         self.0.iter().try_for_each(Cgroup::unlock)
     }
 
-    /// The first that the user named.
+    /// The first one that the user named.
     pub fn first(&self) -> &Cgroup {
         &self.0[0]
     }
 
-    /// In the order in which they were named, as the next two.
+    /// In the order in which they were named, like the next two.
     pub fn iter(&self) -> impl Iterator<Item = &Cgroup> {
         self.0.iter()
     }
@@ -158,15 +158,15 @@ impl Cgroups {
         self.iter().map(|cgroup| cgroup.path.clone()).collect()
     }
 
-    /// Open as long as the value lives.
+    /// Open for as long as the value lives.
     pub fn fds(&self) -> Vec<RawFd> {
         self.iter().map(Cgroup::fd).collect()
     }
 }
 
-/// Two of the folders of which one is the other or lies in it, the inner one first.
+/// Two of the folders that are the same or nested, the inner one first.
 fn nested(paths: &[PathBuf]) -> Option<(&PathBuf, &PathBuf)> {
-    // A folder that has gone meanwhile is told of later.
+    // A folder that has vanished meanwhile is reported later.
     let real: Vec<_> = paths
         .iter()
         .map(|path| (path, fs::canonicalize(path).unwrap_or_else(|_| path.clone())))
@@ -192,7 +192,7 @@ fn root() -> Result<PathBuf, Finding> {
     mounted(&mounts).ok_or_else(|| Finding::new("cgroup2 is not mounted", REMEDY))
 }
 
-/// Where the text of /proc/PID/mountinfo has cgroup2. The last mount wins, as it hides earlier ones of the same place.
+/// The mount point of cgroup2 in the text of /proc/PID/mountinfo. The last one wins, as it hides earlier ones.
 fn mounted(mountinfo: &str) -> Option<PathBuf> {
     mountinfo.lines().rev().find_map(|line| {
         let (mount, source) = line.split_once(" - ")?;
@@ -201,21 +201,21 @@ fn mounted(mountinfo: &str) -> Option<PathBuf> {
     })
 }
 
-/// The cgroup of this process, if no other program is in it and it can be seen here. An instance that is being replaced, and
-/// what has started this one, are the same program.
+/// The cgroup of this process if it is visible here and no other program is in it. An instance that is being replaced, and
+/// the process that started this one, are the same program.
 pub fn own_alone() -> Option<PathBuf> {
     let cgroups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     let path = own(&cgroups, &mounts)?;
     let name = |pid: &str| fs::read_to_string(format!("/proc/{pid}/comm")).ok();
     let own_name = name("self")?;
-    // A process of another namespace is 0 there.
+    // A process of another PID namespace is listed as 0.
     let processes = fs::read_to_string(path.join("cgroup.procs")).ok()?;
     let is_alone = processes.lines().all(|pid| name(pid).as_ref() == Some(&own_name));
     is_alone.then_some(path)
 }
 
-/// Whether a process is in the same cgroup as this one, as those of one service are.
+/// True if a process is in the same cgroup as this one, as those of one service are.
 pub fn shares_own(pid: u32) -> bool {
     let line = |pid: &str| {
         let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
@@ -228,8 +228,8 @@ pub fn shares_own(pid: u32) -> bool {
     own.is_some() && own == line(&pid.to_string())
 }
 
-/// From the texts of /proc/PID/cgroup and mountinfo. Of several mounts that with the root of the hierarchy, or of the cgroup
-/// namespace, is the one to which the path belongs; a container may have the host's beside it.
+/// From the texts of /proc/PID/cgroup and mountinfo. Of several mounts, the path belongs to the one with the root of the
+/// hierarchy, or of the cgroup namespace; a container may have the host's as well.
 fn own(cgroups: &str, mountinfo: &str) -> Option<PathBuf> {
     let path = cgroups.lines().find_map(|line| line.strip_prefix("0::/"))?;
     let root = mountinfo.lines().rev().find_map(|line| {
@@ -241,7 +241,7 @@ fn own(cgroups: &str, mountinfo: &str) -> Option<PathBuf> {
     Some(root.join(path))
 }
 
-/// The kernel writes blanks, tabs, line ends and backslashes of a path as three octal digits (show_mountinfo).
+/// The kernel escapes blanks, tabs, newlines and backslashes in paths as three octal digits (show_mountinfo).
 fn unescape(place: &str) -> PathBuf {
     let mut bytes = Vec::with_capacity(place.len());
     let mut rest = place.as_bytes();

@@ -11,14 +11,14 @@ use plain::Plain;
 use super::sockets::addresses;
 use super::{Datapath, record, types};
 
-// SAFETY: the type consists of integers and of such types, without padding, so every pattern of bits is a value of it.
+// SAFETY: the type consists of integers and of such types, without padding, so every bit pattern is valid.
 unsafe impl Plain for types::decision {}
 
-/// What was decided on a flow, as one of its ends has it.
+/// A decision on a flow, as one of its ends sees it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Decision {
     pub time: SystemTime,
-    /// The counter.
+    /// The counter's name.
     pub reason: String,
     /// The cookie of the network namespace.
     pub netns: u64,
@@ -27,7 +27,7 @@ pub struct Decision {
 }
 
 impl Datapath<'_> {
-    /// The decisions since the last call, at most as many as the ring buffer holds; `decisions_dropped` counts the rest.
+    /// The decisions since the last call, as far as they fit into the ring buffer; `decisions_dropped` counts the rest.
     pub(crate) fn decisions(&self) -> Result<Vec<Decision>> {
         let boot = boot_time()?;
         let mut decisions = Vec::new();

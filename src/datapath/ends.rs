@@ -1,4 +1,4 @@
-//! Reads what the ends in the socket map hold, and how full the datapath's maps are.
+//! Reads the queues of the ends in the socket map, and how full the datapath's maps are.
 
 use std::collections::HashSet;
 
@@ -9,7 +9,7 @@ use plain::Plain;
 use super::{Datapath, empty, record, types};
 use crate::model::document::{Fill, FlowsByState, Maps, Queues};
 
-// SAFETY: the type consists of integers, without padding, so every pattern of bits is a value of it.
+// SAFETY: the type consists of integers, without padding, so every bit pattern is valid.
 unsafe impl Plain for types::tally {}
 
 /// The ends in the socket map at one moment.
@@ -18,7 +18,7 @@ pub struct Ends {
     pub mapped: usize,
     /// What their programs have not read yet.
     pub queues: Queues,
-    /// The numbers of the network namespaces in which they are.
+    /// The inodes of the ends' network namespaces.
     pub netns: HashSet<u32>,
     /// The flows of these ends.
     pub flows: FlowsByState,

@@ -1,4 +1,4 @@
-//! What the datapath wants done at once: records in a ring buffer, for a thread of their own.
+//! The events that the datapath wants handled at once: records in a ring buffer, for a thread of their own.
 
 use std::os::fd::BorrowedFd;
 use std::sync::mpsc::{self, Receiver};
@@ -15,13 +15,13 @@ use super::sockets::{addresses, text};
 use super::{Datapath, record, types};
 use crate::model::known::File;
 
-// SAFETY: the type consists of integers and of such types, without padding, so every pattern of bits is a value of it.
+// SAFETY: the type consists of integers and of such types, without padding, so every bit pattern is valid.
 unsafe impl Plain for types::event {}
 
-/// What is to be done.
+/// A request of the datapath.
 #[derive(Debug)]
 pub enum Event {
-    /// Look at the files of a program that nothing is known of.
+    /// Examine the files of an unknown program.
     Program { pid: u32, file: File },
     /// A program was seen to splice for the first time.
     Splices { name: String },
@@ -36,13 +36,13 @@ pub struct Events {
 }
 
 impl Datapath<'_> {
-    /// From now on; nobody asked for what the self-test has left.
+    /// From now on; events left by the self-test are discarded.
     pub(crate) fn events(&self) -> Result<Events> {
         let (sender, received) = mpsc::channel();
         let mut builder = RingBufferBuilder::new();
         let take = move |bytes: &[u8]| {
             if let Some(event) = record(bytes) {
-                // The receiver is there as long as the ring is.
+                // The receiver lives as long as the ring.
                 let _ = sender.send(event);
             }
             0
@@ -58,9 +58,9 @@ impl Datapath<'_> {
 }
 
 impl Events {
-    /// Waits until there are some, or until the other end of a socket is closed; true if it is.
+    /// Waits for events, or until the other end of the socket is closed; true if it is.
     pub fn wait(&self, end: BorrowedFd<'_>) -> Result<bool> {
-        // SAFETY: the ring has its descriptor as long as it lives, which is longer than the borrow.
+        // SAFETY: the ring keeps its descriptor open for its own lifetime, which outlasts the borrow.
         let ring = unsafe { BorrowedFd::borrow_raw(self.ring.epoll_fd()) };
         let mut waited = [ring, end].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         match poll(&mut waited, PollTimeout::NONE) {
@@ -69,7 +69,7 @@ impl Events {
         }
     }
 
-    /// Those that are there.
+    /// The pending events.
     pub fn take(&self) -> Result<Vec<Event>> {
         self.ring
             .consume()

@@ -8,7 +8,7 @@ use crate::model::finding::Finding;
 pub struct KernelTypes(Btf<'static>);
 
 impl KernelTypes {
-    /// Fails on a kernel that was built without it.
+    /// Fails if the kernel was built without it.
     pub fn read() -> Result<Self, Finding> {
         Btf::from_vmlinux().map(Self).map_err(|error| {
             Finding::new(
@@ -18,7 +18,7 @@ impl KernelTypes {
         })
     }
 
-    /// Of a structure.
+    /// Looks into a structure.
     pub fn has_member(&self, owner: &str, member: &str) -> bool {
         self.0.type_by_name::<Struct<'_>>(owner).is_some_and(|owner| {
             owner
@@ -27,12 +27,12 @@ impl KernelTypes {
         })
     }
 
-    /// One that BPF programs may call.
+    /// True if BPF programs may call this function.
     pub fn has_function(&self, name: &str) -> bool {
         self.0.type_by_name::<Func<'_>>(name).is_some()
     }
 
-    /// One to which BPF programs may be attached.
+    /// True if BPF programs can be attached to this tracepoint.
     pub fn has_tracepoint(&self, name: &str) -> bool {
         let name = format!("btf_trace_{name}");
         self.0.type_by_name::<Typedef<'_>>(&name).is_some()

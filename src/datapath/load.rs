@@ -1,4 +1,4 @@
-//! From the object that is part of the program to programs in the kernel: open, set, load, attach to the socket map.
+//! From the embedded object to programs in the kernel: open, configure, load, attach to the socket map.
 
 use std::os::fd::{AsFd, AsRawFd as _, RawFd};
 
@@ -54,7 +54,7 @@ fn set_constants(
     rodata.same_user = options.same_user;
     rodata.same_cgroup = options.same_cgroup;
     rodata.log_decisions = options.log_decisions;
-    // Those of 32-bit programs have no constants.
+    // The system call numbers of 32-bit programs have no constants.
     let [splice, getsockopt] = if cfg!(target_arch = "x86_64") {
         [313, 365]
     } else {
@@ -80,7 +80,7 @@ fn set_sizes(open: &mut OpenSockredirSkel<'_>, max_flows: u32) -> Result<()> {
         .context("failed to set the size of the datapath's maps")
 }
 
-/// Of those that see splices, the ones that this kernel has a place for.
+/// Enables only those splice detectors that this kernel has a place for.
 fn choose_programs(open: &mut OpenSockredirSkel<'_>, splice_watch: SpliceWatch) {
     let programs = &mut open.progs;
     programs

@@ -1,4 +1,4 @@
-//! The network namespaces of this host: an iterator over TCP sockets sees the one of the thread that reads it.
+//! The host's network namespaces: an iterator over TCP sockets sees only the one of the thread that reads it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Metadata};
@@ -14,10 +14,10 @@ use nix::time::ClockId;
 
 use super::{clock, read_all};
 
-/// What entering a namespace takes, in words.
+/// The privileges for entering a namespace, in words.
 pub const ENTERING: &str = "CAP_SYS_ADMIN and CAP_SYS_PTRACE";
 
-/// The network namespaces in which there are processes, or that are mounted, by their numbers, as far as this process may know.
+/// Network namespaces that have processes or are mounted, by inode, as far as this process can see them.
 #[derive(Debug)]
 pub struct Namespaces {
     own: Option<u32>,
@@ -26,12 +26,12 @@ pub struct Namespaces {
     is_hidden: bool,
 }
 
-/// An iterator that was read in some of them.
+/// The result of reading an iterator in some of them.
 #[derive(Default)]
 pub(super) struct Visit {
-    /// Those that could not be entered.
+    /// Namespaces that could not be entered.
     pub shut: Vec<u32>,
-    /// Of one processor.
+    /// CPU time.
     pub took: Duration,
 }
 
@@ -49,12 +49,12 @@ impl Namespaces {
                 Ok(number) if Some(number) != own && !others.contains_key(&number) => {
                     others.extend(open(pid));
                 }
-                // Others are of processes that have gone.
+                // Other errors come from processes that have gone.
                 Err(error) if error.kind() == ErrorKind::PermissionDenied => is_hidden = true,
                 _ => {}
             }
         }
-        // Those that `ip netns` and container runtimes keep may have no process.
+        // Those kept by `ip netns` and container runtimes may have no process.
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         for (number, namespace) in mounts.lines().filter_map(mounted) {
             if Some(number) != own {
@@ -68,17 +68,17 @@ impl Namespaces {
         }
     }
 
-    /// The number of that of this process.
+    /// The inode of this process's network namespace.
     pub(super) fn own_number() -> Option<u32> {
         number_of("self").ok()
     }
 
-    /// There are no others than that of this process.
+    /// There is none but that of this process.
     pub(super) fn is_only(&self) -> bool {
         self.others.is_empty() && !self.is_hidden
     }
 
-    /// Reads an iterator to its end in each of these but that of this process, with what it does on its way.
+    /// Reads an iterator to its end, for its side effects, in each of these except that of this process.
     pub(super) fn visit(&self, link: &Link, numbers: impl IntoIterator<Item = u32>) -> Result<Visit> {
         let numbers: BTreeSet<u32> = numbers
             .into_iter()
@@ -87,7 +87,7 @@ impl Namespaces {
         if numbers.is_empty() {
             return Ok(Visit::default());
         }
-        // The thread ends in the last of them, so that nothing else is ever done there.
+        // The thread exits in the last of them, so that nothing else ever runs there.
         thread::scope(|scope| {
             let visitor = thread::Builder::new()
                 .spawn_scoped(scope, || self.visit_here(link, numbers))
@@ -97,13 +97,13 @@ impl Namespaces {
         })
     }
 
-    /// This thread is in one of them from now on, or cannot be.
+    /// Moves this thread into one of them; false if that fails.
     fn enter(&self, number: u32) -> bool {
         let namespace = self.others.get(&number);
         namespace.is_some_and(|namespace| setns(namespace, CloneFlags::CLONE_NEWNET).is_ok())
     }
 
-    /// Does something in one of them, or in that of this process; none if it cannot be entered.
+    /// Runs something in one of them, or in that of this process; `None` if it cannot be entered.
     pub(super) fn inside<T: Send>(&self, number: u32, work: impl FnOnce() -> T + Send) -> Option<T> {
         if Some(number) == self.own {
             return Some(work());
@@ -111,7 +111,7 @@ impl Namespaces {
         if !self.others.contains_key(&number) {
             return None;
         }
-        // The thread ends there, so that nothing else is ever done there.
+        // The thread exits there, so that nothing else ever runs there.
         thread::scope(|scope| {
             let visitor = thread::Builder::new().spawn_scoped(scope, || self.enter(number).then(work));
             visitor.ok()?.join().ok()?
@@ -144,7 +144,7 @@ fn open(process: &str) -> Option<(u32, File)> {
     Some((number(&metadata), namespace))
 }
 
-/// The network namespace that is mounted somewhere, by a line of /proc/PID/mountinfo.
+/// A mounted network namespace, from a line of /proc/PID/mountinfo.
 fn mounted(line: &str) -> Option<(u32, File)> {
     let place = place_of(line)?;
     let namespace = File::open(place).ok()?;
@@ -158,7 +158,7 @@ fn place_of(line: &str) -> Option<&str> {
     words.next()
 }
 
-/// The kernel has 32 bits for it.
+/// The kernel uses 32 bits for it.
 fn number(namespace: &Metadata) -> u32 {
     namespace.ino() as u32
 }

@@ -1,4 +1,4 @@
-//! What the datapath knows of programs: read to be kept, and put back.
+//! The datapath's knowledge of programs: read to be saved, and restored.
 
 use anyhow::{Context as _, Result};
 use libbpf_rs::{MapCore as _, MapFlags, MapHandle};
@@ -7,18 +7,18 @@ use plain::Plain;
 use super::{Coverage, Datapath, SpliceWatch, Trusted, record, types};
 use crate::model::known::{File, Image, Known, Nature, Program};
 
-// SAFETY: the types consist of integers and of such types, without padding, so every pattern of bits is a value of theirs.
+// SAFETY: the types consist of integers and of such types, without padding, so every bit pattern is valid.
 unsafe impl Plain for types::program_key {}
 unsafe impl Plain for types::program {}
 unsafe impl Plain for types::file_key {}
 
-/// The name of a process as the kernel has it, zeros at its end (`struct name`).
+/// A process name as the kernel stores it, zero-padded (`struct name`).
 pub(super) type Name = [u8; size_of::<types::name>()];
 
-/// Above this share of the room, in quarters, what only makes things faster is forgotten.
+/// Above this share of the map, in quarters, entries that only speed things up are dropped.
 const CROWDED: usize = 3;
 
-/// Where what is found out about files goes; for a thread of its own.
+/// Takes what is found out about files; for use in another thread.
 pub struct Images(MapHandle);
 
 impl Images {
@@ -40,7 +40,7 @@ impl Datapath<'_> {
             .context("failed to find the map of files")
     }
 
-    /// All that is known.
+    /// All programs and files.
     pub(crate) fn known(&self) -> Result<Known> {
         let maps = &self.skel.maps;
         let mut known = Known::default();
@@ -71,7 +71,7 @@ impl Datapath<'_> {
         Ok(known)
     }
 
-    /// Adds what was known earlier, before anything is attached with this coverage. What there is no room for is learnt again.
+    /// Restores earlier knowledge, before anything is attached with this coverage. What does not fit is learnt again.
     pub(crate) fn remember(&self, known: &Known, coverage: &Coverage) -> Result<()> {
         let maps = &self.skel.maps;
         for program in &known.programs {
@@ -95,7 +95,7 @@ impl Datapath<'_> {
             for (to, from) in value.name.iter_mut().zip(name_of(&program.name)) {
                 *to = from as i8;
             }
-            // One that the datapath has met meanwhile, or found to splice, stays as it is.
+            // An entry that the datapath has made meanwhile, perhaps for a splice, stays as it is.
             let _ = maps
                 .sockredir_prog
                 .update(bytes_of(&key), bytes_of(&value), MapFlags::NO_EXIST);
@@ -107,7 +107,7 @@ impl Datapath<'_> {
         Ok(())
     }
 
-    /// Makes room where it is short. What keeps a program off stays for good.
+    /// Makes room when the map is nearly full. What keeps a program off stays for good.
     pub(crate) fn forget_harmless(&self, known: &Known) -> Result<()> {
         let map = &self.skel.maps.sockredir_prog;
         if known.programs.len() * 4 < map.max_entries() as usize * CROWDED {
@@ -124,7 +124,7 @@ impl Datapath<'_> {
         Ok(())
     }
 
-    /// Writes what the user says of programs, and forgets what was said for the self-test.
+    /// Writes the user's choice of programs, and replaces that of the self-test.
     pub(super) fn listen_to(&mut self, coverage: &Coverage) -> Result<()> {
         let said = &self.skel.maps.sockredir_said;
         let trusted: &[String] = match &coverage.trusted {
@@ -139,7 +139,7 @@ impl Datapath<'_> {
             for name in names {
                 said.update(&name_of(name), &what.0.to_ne_bytes(), MapFlags::NO_EXIST)
                     .or_else(|error| match error.kind() {
-                        // Excluded first.
+                        // Exclusion wins.
                         libbpf_rs::ErrorKind::AlreadyExists => Ok(()),
                         _ => Err(error),
                     })
@@ -155,7 +155,7 @@ impl Datapath<'_> {
 }
 
 fn bytes_of<T: Plain>(value: &T) -> &[u8] {
-    // SAFETY: a type that is plain has no padding, and the bytes live as long as the value.
+    // SAFETY: a `Plain` type has no padding, and the bytes live as long as the value.
     unsafe { plain::as_bytes(value) }
 }
 

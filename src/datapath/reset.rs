@@ -14,34 +14,34 @@ use nix::sys::socket::{
 use super::namespaces::{ENTERING, Namespaces};
 use super::sys;
 
-/// Of the segment: it has no options and no data.
+/// Size of the segment, without options or data.
 const SEGMENT: usize = 20;
 const RST_ACK: u8 = 0x14;
 const TCP: u8 = 6;
 const HOPS: u8 = 64;
 
-/// A connection that is to be reset, as one of its ends has it. Who gets a segment looks at the sequence number: it resets the
-/// connection only if it is the very next one that it expects (RFC 5961).
+/// A connection to reset, as one of its ends sees it. The receiver checks the sequence number: it resets the connection
+/// only if that is exactly the next one it expects (RFC 5961).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Reset {
-    /// The number of the end's network namespace.
+    /// The inode of the end's network namespace.
     pub netns: u32,
     pub local: SocketAddr,
     pub remote: SocketAddr,
-    /// The next sequence number of this end: what the remote end expects.
+    /// The next sequence number of this end, which its peer expects.
     pub next: u32,
-    /// What the remote end expects if it has not got all before that.
+    /// What the peer expects if it has not received everything before `next`.
     pub heard: u32,
     /// The sequence number that this end expects.
     pub expected: u32,
-    /// What the end's packets are marked with, and the interface that it is bound to, by its number; 0 for none.
+    /// The mark of the end's packets, and the index of the interface it is bound to; 0 for none.
     pub mark: u32,
     pub interface: u32,
-    /// The remote end, if it is known.
+    /// The peer, if it is known.
     pub peer: Option<Peer>,
 }
 
-/// The same connection as its remote end has it, perhaps with other addresses.
+/// The same connection as the peer sees it, perhaps with other addresses.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Peer {
     pub netns: u32,
@@ -49,13 +49,13 @@ pub struct Peer {
     pub remote: SocketAddr,
 }
 
-/// Whether this process may send resets at all.
+/// True if this process may send resets at all.
 pub fn can_reset() -> bool {
     raw_socket(AddressFamily::Inet).is_ok()
 }
 
-/// Sends all of them, each in the network namespace of its end, or of the other one if that has gone with its last process.
-/// Returns why some could not be sent, each cause once.
+/// Sends each reset in the network namespace of its end, or of the peer if the former has gone with its last process.
+/// Returns the causes of failures, each once.
 pub fn send_resets(resets: Vec<Reset>) -> Vec<String> {
     let mut failed = BTreeSet::new();
     let own = Namespaces::own_number();
@@ -87,11 +87,11 @@ pub fn send_resets(resets: Vec<Reset>) -> Vec<String> {
 }
 
 impl Reset {
-    /// To the remote end, on the way of the local one's packets; and to the local end, whose socket may go on in the kernel, if
-    /// the remote one has its address here as well. Where something is between the two that is the end of it.
+    /// To the peer, along the route of this end's packets; and to this end, whose socket may live on in the kernel, if the
+    /// peer's address is local too. If something sits between the two, it counts as the peer.
     fn send(&self) -> Result<()> {
         let socket = self.raw_socket()?;
-        // An end may have an address that is not the host's (IP_TRANSPARENT): the route is that of the remote one, then.
+        // An end may have a foreign address (IP_TRANSPARENT); then the route is that of the peer's address.
         let _ = bind(socket.as_raw_fd(), &self.at(self.local));
         for seq in [self.next, self.heard] {
             self.send_one(&socket, self.local, self.remote, seq, self.expected)?;
@@ -106,7 +106,7 @@ impl Reset {
         Ok(())
     }
 
-    /// To the remote end from where that is, as if it came from outside.
+    /// To the peer within its own namespace, as if the segment came from outside.
     fn send_beside(&self, peer: &Peer) -> Result<()> {
         let beside = Self {
             local: peer.remote,
@@ -134,7 +134,7 @@ impl Reset {
         Ok(socket)
     }
 
-    /// An address without its port, as raw sockets have it.
+    /// An address without a port, as raw sockets expect.
     fn at(&self, address: SocketAddr) -> SockaddrStorage {
         match address {
             SocketAddr::V4(address) => SocketAddr::new(IpAddr::V4(*address.ip()), 0).into(),
@@ -162,7 +162,7 @@ impl Reset {
     }
 }
 
-/// One that sends whole packets, and gets none.
+/// A socket that sends whole packets and receives none.
 fn raw_socket(family: AddressFamily) -> io::Result<OwnedFd> {
     Ok(socket(
         family,
@@ -172,7 +172,7 @@ fn raw_socket(family: AddressFamily) -> io::Result<OwnedFd> {
     )?)
 }
 
-/// The segment in its packet. The kernel fills in the checksum of an IPv4 header, and its length.
+/// The segment with its IP header. The kernel fills in the checksum and length of an IPv4 header.
 fn packet(source: SocketAddr, target: SocketAddr, seq: u32, ack: u32) -> Option<Vec<u8>> {
     let mut packet = Vec::new();
     let addresses = match (source.ip(), target.ip()) {
@@ -205,7 +205,7 @@ fn segment(addresses: &[u8], source: u16, target: u16, seq: u32, ack: u32) -> [u
     segment
 }
 
-/// Of parts of an even length (RFC 1071).
+/// For parts of even length (RFC 1071).
 fn checksum(parts: &[&[u8]]) -> u16 {
     let words = parts.iter().flat_map(|part| part.chunks_exact(2));
     let mut sum: u32 = words

@@ -10,25 +10,25 @@ use super::namespaces::{Namespaces, Visit};
 use super::skeleton::types;
 use super::{Datapath, clock, empty, read_all, read_records};
 
-/// What one scan has found.
+/// The result of one scan.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Scan {
-    /// Ends that it has seen for the first time: a later scan may adopt them.
+    /// Ends seen for the first time, which a later scan may adopt.
     pub noted: u32,
-    /// Connections with one end in the socket map, whose other end a scan that follows soon may put there.
+    /// Connections with one end in the socket map, whose peer a scan that follows soon may put there.
     pub halves: u32,
-    /// Connections whose second end it has put into the socket map.
+    /// Connections whose second end was put into the socket map.
     pub adopted: u32,
-    /// How long until the first of the ends that wait to come back may.
+    /// Time until the first of the ends waiting to return may do so.
     pub due: Option<Duration>,
-    /// Other network namespaces with connections that might be adopted, which it could not enter.
+    /// Other network namespaces with connections to adopt that could not be entered.
     pub shut: u32,
-    /// Of one processor.
+    /// CPU time.
     pub took: Duration,
 }
 
 impl Datapath<'_> {
-    /// Has established connections adopted that an earlier scan has noted, and notes further ones.
+    /// Adopts established connections that an earlier scan noted, and notes new ones.
     pub(crate) fn scan(&mut self) -> Result<Scan> {
         let begin = clock(ClockId::CLOCK_THREAD_CPUTIME_ID);
         let bss = self.adoption()?;
@@ -47,21 +47,21 @@ impl Datapath<'_> {
         let (noted, halves) = (bss.adopt_noted, bss.adopt_halves);
         let (adopted, due) = (bss.adopt_joined, bss.adopt_due);
         if noted > 0 {
-            // Those of programs that are kept off are no candidates.
+            // Ends of programs that are kept off are no candidates.
             self.scan_listeners()?;
         }
         Ok(Scan {
             noted,
             halves,
             adopted,
-            // The clock of the datapath's times.
+            // The datapath uses the same clock.
             due: (due > 0).then(|| Duration::from_nanos(due).saturating_sub(clock(ClockId::CLOCK_MONOTONIC))),
             shut: elsewhere.shut.len() as u32,
             took: clock(ClockId::CLOCK_THREAD_CPUTIME_ID).saturating_sub(begin) + elsewhere.took,
         })
     }
 
-    /// The same in the other network namespaces that have connections to adopt.
+    /// Does the same in other network namespaces with connections to adopt.
     fn scan_elsewhere(&self, scan: &Link) -> Result<Visit> {
         let namespaces = Namespaces::look();
         let candidates = if namespaces.is_only() {
@@ -75,13 +75,13 @@ impl Datapath<'_> {
         let shut = &self.skel.maps.sockredir_netns;
         empty(shut).context("failed to forget the network namespaces")?;
         for number in &visit.shut {
-            // One for which there is no room is not told of.
+            // A namespace for which there is no room is not reported.
             let _ = shut.update(&number.to_ne_bytes(), &[1], MapFlags::ANY);
         }
         Ok(visit)
     }
 
-    /// The numbers of the network namespaces of connections that a scan there may adopt.
+    /// The inodes of network namespaces with connections that a scan there may adopt.
     fn candidates(&self) -> Result<Vec<u32>> {
         let program = &self.skel.progs.sockredir_elsewhere;
         let link = program
@@ -90,7 +90,7 @@ impl Datapath<'_> {
         read_records(&link).context("failed to look for candidates")
     }
 
-    /// Scans begin anew after a while.
+    /// Makes the next scan start afresh.
     pub(crate) fn forget_candidates(&self) -> Result<()> {
         empty(&self.skel.maps.sockredir_cand).context("failed to delete the candidates for adoption")
     }

@@ -1,4 +1,4 @@
-//! Reads what the datapath's iterator over open files writes of TCP sockets.
+//! Reads TCP sockets from the datapath's iterator over open files.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -11,14 +11,14 @@ use crate::model::document::{Amount, Direction, FlowState, Process};
 use crate::model::reasons::NOT_FOLLOWED;
 use crate::model::socket::{Followed, Socket};
 
-/// The number of the state, the same for ever (include/net/tcp_states.h).
+/// The number of the state, which is ABI (include/net/tcp_states.h).
 const TCP_LISTEN: u32 = 10;
 
-// SAFETY: the types consist of integers and of such types, without padding, so every pattern of bits is a value of theirs.
+// SAFETY: the types consist of integers and of such types, without padding, so every bit pattern is valid.
 unsafe impl Plain for types::socket_info {}
 
 impl Datapath<'_> {
-    /// Every TCP socket of the covered cgroup that a program holds, of all network namespaces: once for each process.
+    /// Every TCP socket that a program in the covered cgroups holds, in all network namespaces: once per process.
     pub(crate) fn sockets(&self) -> Result<Vec<Socket>> {
         let link = self
             .skel
@@ -68,7 +68,7 @@ impl Datapath<'_> {
         }
     }
 
-    /// The name of a counter that is a reason.
+    /// The name of the counter that is a reason.
     pub(super) fn reason(&self, counter: u32) -> String {
         let name = self.counter_names.get(counter as usize);
         name.cloned().unwrap_or_else(|| NOT_FOLLOWED.to_owned())
@@ -91,7 +91,7 @@ pub(super) fn state_of(state: types::flow_state) -> FlowState {
     }
 }
 
-/// Local and remote.
+/// Local, then remote.
 pub(super) fn addresses(endpoints: &types::endpoints) -> (SocketAddr, SocketAddr) {
     let address = |words: &[u32; 4], port: u32| {
         let mut bytes = [0; 16];
@@ -107,7 +107,7 @@ pub(super) fn addresses(endpoints: &types::endpoints) -> (SocketAddr, SocketAddr
     )
 }
 
-/// A name that ends at a zero. The skeleton has C's characters as i8, on every processor.
+/// A NUL-terminated name. The skeleton has C's `char` as i8 on every architecture.
 pub(super) fn text(name: &[i8]) -> String {
     let bytes: Vec<u8> = name
         .iter()

@@ -1,24 +1,24 @@
-//! How programs that splice are seen, as far as this kernel shows them.
+//! How programs that splice are detected, as far as this kernel allows.
 
 use super::kernel_types::KernelTypes;
 use super::sys;
 use crate::model::finding::Finding;
 
-/// How the datapath learns of programs that splice.
+/// How the datapath detects programs that splice.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum SpliceWatch {
-    /// A splice from an accelerated connection works: there is nothing to learn.
+    /// Splicing from an accelerated connection works: nothing to detect.
     Works,
-    /// By the function that splices, which costs others nothing.
+    /// By tracing the function that splices, which costs others nothing.
     Function,
-    /// By what every read from TCP's own queue passes.
+    /// By a tracepoint on every read from TCP's own queue.
     Reads,
     /// Not at all.
     Nothing,
 }
 
 impl SpliceWatch {
-    /// The cheapest way that this kernel has.
+    /// The cheapest method that this kernel offers.
     pub(super) fn choose() -> Result<Self, Finding> {
         if [c"tcp_splice_read", c"tcp_mmap"]
             .into_iter()
@@ -32,7 +32,7 @@ impl SpliceWatch {
         Ok(Self::Nothing)
     }
 
-    /// What it means, or what it means that there is none.
+    /// What the method means, or what it means to have none.
     pub fn meaning(self) -> Result<&'static str, Finding> {
         match self {
             Self::Works => Ok("a splice from an accelerated connection works"),

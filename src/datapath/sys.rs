@@ -1,4 +1,4 @@
-//! The few calls into the C library and libbpf that have no safe face.
+//! The few calls into the C library and libbpf that have no safe wrapper.
 
 use std::ffi::{CStr, c_int};
 use std::fs::{self, File};
@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd as _, OwnedFd, RawFd};
 use std::time::Duration;
 
-/// The process begins in the cgroup `clone_args::cgroup` (linux/sched.h; libc's constant is too narrow).
+/// Starts the process in the cgroup `clone_args::cgroup` (linux/sched.h; libc's constant is too narrow).
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 fn check(result: c_int) -> io::Result<c_int> {
@@ -26,13 +26,13 @@ pub fn libbpf_version() -> String {
     version.to_string_lossy().into_owned()
 }
 
-/// The release of the running kernel, as `uname -r` has it; empty where /proc is not mounted.
+/// The kernel release, as in `uname -r`; empty if /proc is not mounted.
 pub fn release() -> String {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     release.trim_end().to_owned()
 }
 
-/// Takes the exclusive lock of an open folder, which ends with its last descriptor; false if somebody has it.
+/// Takes the exclusive lock of an open folder, held until its last descriptor closes; false if someone else has it.
 pub fn try_lock(folder: &File) -> io::Result<bool> {
     // SAFETY: the descriptor is open for the length of the call.
     if unsafe { libc::flock(folder.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
@@ -46,17 +46,17 @@ pub fn try_lock(folder: &File) -> io::Result<bool> {
     }
 }
 
-/// Gives the lock of a folder up.
+/// Releases the lock of a folder.
 pub fn unlock(folder: &File) -> io::Result<()> {
     // SAFETY: the descriptor is open for the length of the call.
     check(unsafe { libc::flock(folder.as_raw_fd(), libc::LOCK_UN) }).map(drop)
 }
 
-/// The ids of the sockops programs in effect for a cgroup: its own, and those above it.
+/// The IDs of the sockops programs in effect for a cgroup: its own, and those of its ancestors.
 pub fn effective_programs(cgroup: RawFd) -> io::Result<Vec<u32>> {
     let mut ids = vec![0u32; 64];
     let mut count = ids.len() as u32;
-    // SAFETY: the kernel writes at most as many ids as the count says, to a buffer that outlives the call.
+    // SAFETY: the kernel writes at most `count` IDs, to a buffer that outlives the call.
     check(unsafe {
         libbpf_sys::bpf_prog_query(
             cgroup,
@@ -71,7 +71,7 @@ pub fn effective_programs(cgroup: RawFd) -> io::Result<Vec<u32>> {
     Ok(ids)
 }
 
-/// Whether the kernel lets a program be attached to the begin of one of its functions.
+/// True if the kernel allows a program to be attached to the entry of this function.
 pub fn traces_function(name: &CStr) -> bool {
     // r0 = 0; exit
     let program = [
@@ -96,7 +96,7 @@ pub fn traces_function(name: &CStr) -> bool {
         attach_btf_id: function,
         ..Default::default()
     };
-    // SAFETY: all that is pointed to outlives the call; the new descriptors are nobody else's.
+    // SAFETY: everything pointed to outlives the call; nobody else owns the new descriptors.
     unsafe {
         let loaded = libbpf_sys::bpf_prog_load(
             libbpf_sys::BPF_PROG_TYPE_TRACING,
@@ -117,11 +117,11 @@ pub fn traces_function(name: &CStr) -> bool {
     }
 }
 
-/// Non-blocking TCP sockets that belong to the cgroup of this process.
+/// Non-blocking TCP sockets in the cgroup of this process.
 pub fn sockets(count: usize) -> io::Result<Vec<OwnedFd>> {
     let socket = |_| {
         let socket = check(tcp_socket())?;
-        // SAFETY: the kernel just made this descriptor and nobody else knows it.
+        // SAFETY: the kernel just made this descriptor, and nobody else owns it.
         Ok(unsafe { OwnedFd::from_raw_fd(socket) })
     };
     (0..count).map(socket).collect()
@@ -133,18 +133,18 @@ fn tcp_socket() -> c_int {
     unsafe { libc::socket(libc::AF_INET, kind, 0) }
 }
 
-/// Non-blocking TCP sockets that belong to a cgroup: a process is started there that makes them. It shares the table of
-/// open files, so that they are ours, and puts them in places that we hold.
+/// Non-blocking TCP sockets in another cgroup, made by a process that starts there. It shares our table of open files,
+/// so the sockets are ours, and puts them in place of descriptors that we hold.
 pub fn sockets_of(cgroup: &File, count: usize) -> io::Result<Vec<OwnedFd>> {
     let places: Vec<OwnedFd> = (0..count)
         .map(|_| cgroup.try_clone().map(OwnedFd::from))
         .collect::<io::Result<_>>()?;
-    // SAFETY: the structure holds numbers, and 0 stands for none of each.
+    // SAFETY: the structure holds integers, for each of which 0 means none.
     let mut how: libc::clone_args = unsafe { mem::zeroed() };
     how.flags = libc::CLONE_FILES as u64 | CLONE_INTO_CGROUP;
     how.exit_signal = libc::SIGCHLD as u64;
     how.cgroup = cgroup.as_raw_fd() as u64;
-    // SAFETY: the child has memory of its own, as after fork. It makes system calls only and ends with _exit.
+    // SAFETY: the child has its own memory, as after fork. It only makes system calls and ends with _exit.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const how, size_of_val(&how)) } as libc::pid_t;
     if pid == 0 {
         let error = places.iter().find_map(|place| fill_with_socket(place).err());
@@ -160,10 +160,10 @@ pub fn sockets_of(cgroup: &File, count: usize) -> io::Result<Vec<OwnedFd>> {
     }
 }
 
-/// In the child: no allocation, and nothing is dropped.
+/// Runs in the child: no allocation, and nothing is dropped.
 fn fill_with_socket(place: &OwnedFd) -> io::Result<()> {
     let socket = check(tcp_socket())?;
-    // SAFETY: no pointers; the new descriptor is nobody else's.
+    // SAFETY: no pointers; nobody else owns the new descriptor.
     unsafe {
         check(libc::dup3(socket, place.as_raw_fd(), libc::O_CLOEXEC))?;
         check(libc::close(socket))?;
@@ -171,7 +171,7 @@ fn fill_with_socket(place: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits for the end of a child: its exit status, or none if a signal ended it.
+/// Waits for a child to exit; returns its exit status, or `None` if a signal killed it.
 fn exit_status(pid: libc::pid_t) -> io::Result<Option<c_int>> {
     let mut status = 0;
     // SAFETY: the status outlives the call.
@@ -183,7 +183,7 @@ fn exit_status(pid: libc::pid_t) -> io::Result<Option<c_int>> {
     Ok(libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status)))
 }
 
-/// Gives a socket send and receive buffers of twice this size, whatever the host's limits are, and no growth.
+/// Fixes a socket's send and receive buffers at twice this size, whatever the host's limits.
 pub fn fix_buffers(socket: &OwnedFd, size: c_int) -> io::Result<()> {
     for option in [libc::SO_RCVBUFFORCE, libc::SO_SNDBUFFORCE] {
         // SAFETY: the kernel reads one int, which outlives the call.
@@ -200,7 +200,7 @@ pub fn fix_buffers(socket: &OwnedFd, size: c_int) -> io::Result<()> {
     Ok(())
 }
 
-/// Lets what a socket sends leave by an interface, named by its number.
+/// Makes a socket send through the interface with this index.
 pub fn bind_to_interface(socket: &OwnedFd, interface: u32) -> io::Result<()> {
     // SAFETY: the kernel reads one int, which outlives the call.
     check(unsafe {
@@ -219,7 +219,7 @@ fn with_address<T>(
     address: SocketAddrV4,
     call: impl FnOnce(*const libc::sockaddr, libc::socklen_t) -> T,
 ) -> T {
-    // SAFETY: the structure holds numbers.
+    // SAFETY: the structure holds integers.
     let mut raw: libc::sockaddr_in = unsafe { mem::zeroed() };
     raw.sin_family = libc::AF_INET as libc::sa_family_t;
     raw.sin_port = address.port().to_be();
@@ -227,7 +227,7 @@ fn with_address<T>(
     call((&raw const raw).cast(), size_of_val(&raw) as libc::socklen_t)
 }
 
-/// Lets a socket listen on a free port of 127.0.0.1.
+/// Makes a socket listen on a free port of 127.0.0.1.
 pub fn listen(socket: OwnedFd) -> io::Result<TcpListener> {
     // SAFETY: the address outlives the call.
     with_address(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0), |address, length| {
@@ -238,7 +238,7 @@ pub fn listen(socket: OwnedFd) -> io::Result<TcpListener> {
     Ok(TcpListener::from(socket))
 }
 
-/// Begins to connect a non-blocking socket.
+/// Starts connecting a non-blocking socket.
 pub fn connect(socket: OwnedFd, address: SocketAddrV4) -> io::Result<TcpStream> {
     // SAFETY: the address outlives the call.
     let connected = with_address(address, |address, length| {
@@ -250,13 +250,13 @@ pub fn connect(socket: OwnedFd, address: SocketAddrV4) -> io::Result<TcpStream> 
     }
 }
 
-/// An edge-triggered wait for one socket to become readable.
+/// Waits, edge-triggered, for one socket to become readable.
 #[derive(Debug)]
 pub struct Edges(OwnedFd);
 
 impl Edges {
     pub fn of(stream: &TcpStream) -> io::Result<Self> {
-        // SAFETY: no pointers; the descriptor is new and nobody else's.
+        // SAFETY: no pointers; nobody else owns the new descriptor.
         let edges = unsafe { OwnedFd::from_raw_fd(check(libc::epoll_create1(libc::EPOLL_CLOEXEC))?) };
         let mut event = libc::epoll_event {
             events: (libc::EPOLLIN | libc::EPOLLET) as u32,
@@ -274,7 +274,7 @@ impl Edges {
         Ok(Self(edges))
     }
 
-    /// Whether there is an edge within the time.
+    /// True if there is an edge within this time.
     pub fn next(&self, within: Duration) -> io::Result<bool> {
         let mut event = libc::epoll_event { events: 0, u64: 0 };
         let timeout = c_int::try_from(within.as_millis()).unwrap_or(c_int::MAX);
@@ -284,10 +284,10 @@ impl Edges {
     }
 }
 
-/// Splices what there is to a pipe: how much it was.
+/// Splices everything readable into a pipe; returns the number of bytes.
 pub fn splice_all(stream: &TcpStream) -> io::Result<usize> {
     let (_reader, writer) = nix::unistd::pipe()?;
-    // SAFETY: no pointers that are not null.
+    // SAFETY: both pointers are null.
     let spliced = unsafe {
         libc::splice(
             stream.as_raw_fd(),
@@ -304,10 +304,10 @@ pub fn splice_all(stream: &TcpStream) -> io::Result<usize> {
     }
 }
 
-/// What FIONREAD says: the bytes that wait to be read.
+/// The result of FIONREAD: bytes waiting to be read.
 pub fn unread_bytes(stream: &TcpStream) -> io::Result<usize> {
     let mut unread: c_int = 0;
-    // SAFETY: FIONREAD writes one int, to the variable that outlives the call.
+    // SAFETY: FIONREAD writes one int, to a variable that outlives the call.
     check(unsafe { libc::ioctl(stream.as_raw_fd(), libc::FIONREAD, &raw mut unread) })?;
     Ok(usize::try_from(unread).unwrap_or(0))
 }

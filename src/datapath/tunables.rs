@@ -1,4 +1,4 @@
-//! The datapath's tunables by name: the numbers among the constants of its source, as its type information lists them.
+//! The datapath's tunables by name: numeric constants in its source, listed by its type information.
 
 use std::mem::MaybeUninit;
 use std::str::FromStr;
@@ -13,15 +13,15 @@ use super::skeleton::{OpenSockredirSkel, SockredirSkelBuilder};
 
 /// The size of a tunable. Switches are smaller.
 const SIZE: usize = size_of::<u32>();
-/// A constant that `Datapath::load` sets for the machine.
+/// A constant that `Datapath::load` sets per architecture.
 const OF_THE_MACHINE: &str = "splice_call";
 
-/// A tunable that exists, and its value.
+/// An existing tunable and its value.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Tunable {
-    /// That of the constant in the source.
+    /// The name of the constant in the source.
     pub name: String,
-    /// Each is a 32-bit number, some of them signed.
+    /// A 32-bit number; some tunables are signed.
     pub value: u32,
 }
 
@@ -49,7 +49,7 @@ impl FromStr for Tunable {
     }
 }
 
-/// Where a tunable lies in the object's constants.
+/// The position of a tunable in the object's constants.
 struct Slot {
     name: String,
     offset: usize,
@@ -63,7 +63,7 @@ fn names() -> Result<Vec<String>> {
     Ok(slots(&open)?.into_iter().map(|slot| slot.name).collect())
 }
 
-/// Gives tunables of an object that is not loaded yet other values.
+/// Sets tunables of an object that is not loaded yet.
 pub fn set(open: &mut OpenSockredirSkel<'_>, tunables: &[Tunable]) -> Result<()> {
     let slots = slots(open)?;
     for Tunable { name, value } in tunables {
@@ -79,7 +79,7 @@ pub fn set(open: &mut OpenSockredirSkel<'_>, tunables: &[Tunable]) -> Result<()>
 
 fn slots(open: &OpenSockredirSkel<'_>) -> Result<Vec<Slot>> {
     let object = open.open_object().as_libbpf_object();
-    // SAFETY: the pointer is that of an open object, which outlives the reference.
+    // SAFETY: the pointer comes from an open object, which outlives the reference.
     let btf = Btf::from_bpf_object(unsafe { object.as_ref() })?
         .context("the datapath's object has no type information")?;
     let constants: DataSec<'_> = btf

@@ -1,4 +1,4 @@
-//! What one ELF file says: it reads a few small parts of it, whatever its size.
+//! What one ELF file shows, from a few small parts of it, whatever its size.
 
 use std::fs::File;
 use std::io;
@@ -7,20 +7,20 @@ use super::Why;
 use super::layout::*;
 use super::source::{Flaw, MALFORMED, Source, u16_at, u32_at, u64_at};
 
-/// Sizes beyond which nothing is believed, here and where sections and symbols are read: a file is looked at in bounded time. The
-/// largest that are known of have a tenth.
+/// Sizes beyond which a file is rejected, here and for sections and symbols, so that it is examined in bounded time. The
+/// largest known ones reach a tenth.
 const MOST_SEGMENTS: u16 = 1024;
 const MOST_DYNAMIC_BYTES: u64 = 1 << 20;
 const LONGEST_NAME: u64 = 4096;
 
-/// What one file says. It depends on nothing but the file's content, so it can be kept for as long as that is the same.
+/// What one file shows. It depends only on the content, so it can be cached for as long as that stays the same.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Image {
-    /// None if nothing in it calls splice.
+    /// `None` if nothing in it calls splice.
     pub splices: Option<Why>,
-    /// It can be started as a program, with this loader.
+    /// The loader, if it can be started as a program.
     pub interpreter: Option<String>,
-    /// The name by which libraries and programs ask for it.
+    /// The name by which libraries and programs request it.
     pub(super) soname: Option<String>,
     pub(super) needed: Vec<String>,
 }
@@ -33,7 +33,7 @@ impl Image {
         }
     }
 
-    /// As the file of a program, which without a loader gets no libraries.
+    /// Judges it as a program; without a loader it gets no libraries.
     pub fn as_program(&self) -> Option<Why> {
         self.splices.or(self.interpreter.is_none().then_some(Why::Static))
     }
@@ -44,7 +44,7 @@ pub fn of_file(file: &File) -> io::Result<Image> {
     of_source(file)
 }
 
-/// As `of_file`, of a file's content.
+/// Like `of_file`, for a file's content.
 #[cfg(test)]
 pub fn of_image(bytes: &[u8]) -> Image {
     of_source(bytes).unwrap_or_else(|_| Image::spliced(Why::Malformed))
@@ -137,7 +137,7 @@ impl<'source, S: Source + ?Sized> Elf<'source, S> {
         if sections.go || self.has_go_note()? {
             return Err(Flaw::Is(Why::Go));
         }
-        // Of a library it means that its code has another loader than this process's.
+        // For a library this means that it is loaded by other means than this process's loader.
         let dynamic = self.dynamic.ok_or(Flaw::Is(Why::Static))?;
         let dynamic = self.tags(dynamic)?;
         let interpreter = match self.interpreter {
@@ -168,7 +168,7 @@ impl<'source, S: Source + ?Sized> Elf<'source, S> {
         Ok(image)
     }
 
-    /// Where an address of the image is in the file, and how much of its segment follows.
+    /// The file offset of an address in the image, and how much of its segment follows.
     pub(super) fn place(&self, address: u64) -> Result<Extent, Flaw> {
         self.loads
             .iter()
@@ -193,7 +193,7 @@ impl<'source, S: Source + ?Sized> Elf<'source, S> {
         u32_at(&self.loaded(address, 4, 4)?, 0)
     }
 
-    /// The text at the beginning of a part, up to its zero byte.
+    /// The text at the beginning of a part, up to its NUL.
     fn text(&self, at: Extent) -> Result<String, Flaw> {
         let bytes = self
             .source
@@ -223,7 +223,7 @@ pub(super) fn tag(dynamic: &[(u64, u64)], wanted: u64) -> Option<u64> {
         .map(|(_, value)| *value)
 }
 
-/// From here to the end.
+/// The part from this offset on.
 pub(super) fn part(of: Extent, from: u64) -> Result<Extent, Flaw> {
     Ok(Extent {
         offset: of.offset.checked_add(from).ok_or(MALFORMED)?,
@@ -294,7 +294,7 @@ mod tests {
                 assert!(of_image(&bytes[..length]).as_program().is_some(), "{length}");
             }
         }
-        // Without it the same is to be said, but for what is never read.
+        // Without the import the same holds, except for parts that are never read.
         let bytes = Builder::program().build();
         for length in 0..bytes.len() - 8 * 8 {
             assert!(of_image(&bytes[..length]).as_program().is_some(), "{length}");

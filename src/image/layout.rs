@@ -1,8 +1,8 @@
-//! The numbers of elf.h, of what is read of it.
+//! The constants of elf.h that are needed here.
 
 pub(super) const CLASS64: u8 = 2;
 pub(super) const DATA_HERE: u8 = if cfg!(target_endian = "little") { 1 } else { 2 };
-/// None has been tried of others, where tables may have other entries (those of DT_HASH do on s390x).
+/// Untested on other machines, whose tables may have other entries (as DT_HASH does on s390x).
 pub(super) const MACHINE_HERE: Option<u16> = if cfg!(target_arch = "x86_64") {
     Some(62)
 } else if cfg!(target_arch = "aarch64") {

@@ -1,4 +1,4 @@
-//! The files that a process has mapped, as its /proc/PID/maps has them.
+//! The files that a process has mapped, from /proc/PID/maps.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -9,9 +9,9 @@ use std::path::Path;
 
 use super::about;
 
-/// A line of /proc/PID/maps that has a file.
+/// A line of /proc/PID/maps with a file.
 pub(super) struct Mapping<'line> {
-    /// As /proc/PID/map_files has it.
+    /// As in /proc/PID/map_files.
     range: &'line str,
     pub(super) executable: bool,
     pub(super) device: &'line str,
@@ -19,7 +19,7 @@ pub(super) struct Mapping<'line> {
     path: &'line [u8],
 }
 
-/// What the kernel writes behind the path of a file that has been removed or replaced.
+/// What the kernel appends to the path of a file that was removed or replaced.
 const DELETED: &[u8] = b" (deleted)";
 
 impl Mapping<'_> {
@@ -51,7 +51,7 @@ pub(super) fn mapping(line: &[u8]) -> Option<Mapping<'_>> {
     })
 }
 
-/// None if it is not a regular file: opening a device can have effects, and has no symbols.
+/// `None` if it is not a regular file: opening a device can have side effects.
 pub(super) fn open(proc: &Path, mapping: &Mapping<'_>) -> io::Result<Option<File>> {
     let link = proc.join("map_files").join(short_range(mapping.range));
     let error = match open_regular(&link) {
@@ -65,7 +65,7 @@ pub(super) fn open(proc: &Path, mapping: &Mapping<'_>) -> io::Result<Option<File
         .join("root")
         .join(mapping.name().strip_prefix("/").unwrap_or(mapping.name()));
     let file = open_regular(&path).map_err(|error| about(&path, &error))?;
-    // Not the device: file systems with several volumes show another one to stat.
+    // Not the device: file systems with several volumes report another one in stat.
     if let Some(file) = &file {
         if file.metadata()?.ino() != mapping.inode {
             let text = format!("{}: not the file that is mapped", path.display());
@@ -79,7 +79,7 @@ fn open_regular(path: &Path) -> io::Result<Option<File>> {
     if !fs::metadata(path)?.is_file() {
         return Ok(None);
     }
-    // A FIFO that has come into its place would wait for a writer.
+    // A FIFO in its place would block until there is a writer.
     let file = File::options()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
@@ -87,7 +87,7 @@ fn open_regular(path: &Path) -> io::Result<Option<File>> {
     Ok(file.metadata()?.is_file().then_some(file))
 }
 
-/// Addresses are padded with zeros in maps, and not in map_files.
+/// Addresses are zero-padded in maps, but not in map_files.
 fn short_range(range: &str) -> String {
     let short = |address: &str| match address.trim_start_matches('0') {
         "" => "0".to_owned(),

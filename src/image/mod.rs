@@ -1,8 +1,8 @@
-//! Whether a running process can call splice(2), by the files that it runs: its program and every library that it has mapped.
+//! Whether a running process can call splice(2), judged by the files it runs: its program and every library it has mapped.
 //!
-//! It can be told of dynamically linked programs only: they reach `splice` through a symbol that they import. Any doubt speaks
-//! for splice. No import shows what a program reaches through `syscall`, `dlsym` or io_uring, or through a library that it has
-//! not loaded yet: this is a head start, and whoever splices all the same has to be noticed.
+//! Only dynamically linked programs can be judged: they reach `splice` through an imported symbol. In doubt a program
+//! counts as splicing. Imports do not show what is reached through `syscall`, `dlsym`, io_uring or a library loaded
+//! later: this is only a head start, and the datapath must still notice programs that splice.
 
 mod elf;
 mod layout;
@@ -23,36 +23,36 @@ use std::path::{Path, PathBuf};
 use elf::{Image, of_file};
 use mappings::{Mapping, mapping, open};
 
-/// What the files of a process say.
+/// What the files of a process show.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Splicing {
     Cannot,
-    /// And which file says so.
+    /// The reason, and the file.
     Can(Why, PathBuf),
-    /// This may change: to be asked again later, and until then as good as `Can`.
+    /// May change: ask again later, and treat it as `Can` until then.
     Unknown(Doubt),
 }
 
-/// Why a file has to be taken for one that splices.
+/// Why a file must be assumed to splice.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Why {
     Imports,
-    /// Its system calls are its own: nothing is imported that could be seen.
+    /// It makes its own system calls: no imports to inspect.
     Static,
-    /// As well, even if it is linked dynamically.
+    /// So does Go, even if dynamically linked.
     Go,
-    /// 32-bit, or of another machine: the symbols and system calls are others.
+    /// 32-bit, or for another machine: its symbols and system calls differ.
     Foreign,
     NotElf,
-    /// An ELF file that contradicts itself or ends too early.
+    /// An ELF file that contradicts itself or is truncated.
     Malformed,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Doubt {
-    /// The library of this name is not mapped yet: the loader has not done with the program.
+    /// The library of this name is not mapped yet: the loader is still at work.
     Loading(String),
-    /// Another program was started in the process meanwhile.
+    /// The process has executed another program meanwhile.
     Changed,
 }
 
@@ -80,14 +80,14 @@ impl fmt::Display for Why {
     }
 }
 
-/// Looks at all files of a process.
+/// Checks all files of a process.
 pub fn of_process(pid: u32) -> io::Result<Splicing> {
     of_process_by(pid, of_file)
 }
 
-/// As `of_process`, with somebody else's way to look at a file, such as one that remembers. Fails if the process has ended or
-/// its files cannot be opened: /proc/PID/exe and /proc/PID/maps take CAP_SYS_PTRACE, /proc/PID/map_files
-/// CAP_CHECKPOINT_RESTORE. Without the latter a file is opened by its name, while it still has it.
+/// Like `of_process`, with the caller's way to examine a file, such as a caching one. Fails if the process has exited or
+/// its files cannot be opened: /proc/PID/exe and /proc/PID/maps need CAP_SYS_PTRACE, /proc/PID/map_files
+/// CAP_CHECKPOINT_RESTORE. Without the latter a file is opened by its path, as long as that is still valid.
 pub fn of_process_by(pid: u32, mut look: impl FnMut(&File) -> io::Result<Image>) -> io::Result<Splicing> {
     let proc = PathBuf::from(format!("/proc/{pid}"));
     let exe = proc.join("exe");
@@ -119,14 +119,14 @@ pub fn of_process_by(pid: u32, mut look: impl FnMut(&File) -> io::Result<Image>)
         let image = look(&file)?;
         match image.splices {
             None => images.push(image),
-            // Code that is made at run time lies in files too, and so does that of other systems' libraries.
+            // Files also hold code generated at run time, and libraries of other systems.
             Some(Why::NotElf) => {}
             Some(why) => return told(why, mapping.name()),
         }
     }
 
-    // What is mapped was seen at one instant, because the open file of the mappings stays with the address space. The program
-    // was not: it is the same one only if it still is.
+    // The mappings are from one instant, because the open maps file keeps its address space. The program is not: it is the
+    // same one only if it still is.
     if self::identity(&fs::metadata(&exe)?) != identity {
         return Ok(Splicing::Unknown(Doubt::Changed));
     }
@@ -136,8 +136,8 @@ pub fn of_process_by(pid: u32, mut look: impl FnMut(&File) -> io::Result<Image>)
     })
 }
 
-/// A library that one of the images needs and that is not mapped. The loader maps all of them before it starts the program, so
-/// one that is not there has still to be looked at.
+/// A library that one of the images needs and that is not mapped. The loader maps all of them before it starts the
+/// program, so a missing one has yet to be checked.
 fn missing<'image>(images: &'image [Image], mappings: &[Mapping<'_>], musl: bool) -> Option<&'image str> {
     let mut present: HashSet<&str> = images
         .iter()
@@ -154,7 +154,7 @@ fn missing<'image>(images: &'image [Image], mappings: &[Mapping<'_>], musl: bool
         .map(String::as_str)
         .find(|needed| {
             let name = needed.rsplit('/').next().unwrap_or(needed);
-            // Libraries of data, as libicudata, have no code whose file would have told its soname: libx.so.1 is in libx.so.1.2.
+            // Data libraries such as libicudata have no code, so their soname was not read: libx.so.1 is in libx.so.1.2.
             let is_version = |present: &&str| {
                 present
                     .strip_prefix(name)
@@ -171,7 +171,7 @@ fn is_musl(interpreter: &str) -> bool {
         .is_some_and(|name| name.starts_with("ld-musl-"))
 }
 
-/// Musl's loader is its libc, and stands for these as well.
+/// Musl's loader is its libc, and serves for these too.
 fn is_own_of_musl(name: &str) -> bool {
     let own = ["c", "pthread", "rt", "m", "dl", "util", "xnet"];
     name.strip_prefix("lib")
@@ -230,7 +230,7 @@ mod tests {
         assert_eq!(missing(&["libmm.so"], true).as_deref(), Some("libmm.so"));
     }
 
-    /// It would be otherwise if the tool or one of its tests gave a `File` or a child's pipe to std::io::copy: that imports
+    /// This would change if the tool or one of its tests passed a `File` or a child's pipe to std::io::copy, which imports
     /// splice, for copies from a socket as well.
     #[test]
     fn this_process_cannot_splice() {

@@ -1,4 +1,4 @@
-//! Images for tests.
+//! Synthetic images for tests.
 
 use super::Why;
 use super::elf::{Image, of_image};
@@ -15,7 +15,7 @@ pub(super) enum Hash {
     None,
 }
 
-/// An image of one segment, whose parts follow each other in the order of `build`.
+/// An image with one segment, whose parts follow each other in the order of `build`.
 pub(super) struct Builder {
     pub(super) interpreter: Option<&'static str>,
     pub(super) soname: Option<&'static str>,
@@ -84,7 +84,7 @@ impl Builder {
         align(&mut bytes);
         if let Some(owner) = self.note {
             let at = bytes.len();
-            // One of somebody else in front.
+            // Another owner's note in front.
             for owner in [b"abcde\0", owner] {
                 put32(&mut bytes, &[owner.len() as u32, 3, 4]);
                 bytes.extend(owner);
@@ -132,7 +132,7 @@ impl Builder {
         let first = 1 + self.imports.len() as u32;
         match self.hash {
             Hash::Old => put32(&mut bytes, &[1, count, 1]),
-            // As GNU ld writes it of nothing: the first symbol is not where imports end.
+            // As GNU ld writes an empty table: its first symbol is not where imports end.
             Hash::New if first == count => put32(&mut bytes, &[1, 1, 1, 0, 0, 0, 0]),
             Hash::New => {
                 put32(&mut bytes, &[1, first, 1, 0, 0, 0, first]);
@@ -242,7 +242,7 @@ fn put64(bytes: &mut Vec<u8>, values: &[u64]) {
     bytes.extend(values.iter().flat_map(|value| value.to_ne_bytes()));
 }
 
-/// With each way to know how many symbols there are.
+/// One for each way to determine the number of symbols.
 pub(super) fn variants(make: impl Fn() -> Builder) -> Vec<Builder> {
     vec![
         make(),

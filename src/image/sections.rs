@@ -1,4 +1,4 @@
-//! What the sections and the notes of a file tell.
+//! What the sections and notes of a file show.
 
 use super::elf::Elf;
 use super::layout::{SECTION, SHT_DYNSYM, SYMBOL};
@@ -7,7 +7,7 @@ use super::source::{Flaw, MALFORMED, Source, u16_at, u32_at, u64_at};
 const MOST_SECTION_BYTES: u64 = 8 << 20;
 const MOST_NOTE_BYTES: u64 = 1 << 20;
 
-/// What the sections tell. Programs run without.
+/// From the section headers, without which programs run as well.
 #[derive(Default)]
 pub(super) struct Sections {
     pub(super) go: bool,
@@ -59,12 +59,12 @@ impl<S: Source + ?Sized> Elf<'_, S> {
         Ok(found)
     }
 
-    /// Go's linker names its build in a note, which stays when the sections are stripped.
+    /// Go's linker leaves its build ID in a note, which survives stripping.
     pub(super) fn has_go_note(&self) -> Result<bool, Flaw> {
         for at in &self.notes {
             let bytes = self.source.bytes(at.offset, at.size, MOST_NOTE_BYTES)?;
             let mut rest = &bytes[..];
-            // Notes of properties are aligned to eight bytes; their parts are such that this comes to the same.
+            // Property notes are aligned to eight bytes; their parts are sized so that this makes no difference.
             while rest.len() >= 12 {
                 let name = u32_at(rest, 0)? as usize;
                 let description = u32_at(rest, 4)? as usize;

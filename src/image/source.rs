@@ -1,4 +1,4 @@
-//! Where the parts of an ELF file are read from.
+//! The byte sources that ELF files are read from.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt as _;
 
 use super::Why;
 
-/// Why a file cannot be read to the end.
+/// Why a file cannot be read completely.
 pub(super) enum Flaw {
     Is(Why),
     Io(io::Error),
@@ -30,7 +30,7 @@ pub(super) trait Source {
 impl Source for File {
     fn fill(&self, at: u64, into: &mut [u8]) -> Result<(), Flaw> {
         self.read_exact_at(into, at).map_err(|error| match error.kind() {
-            // Offsets that are no numbers of bytes to the kernel are refused as arguments.
+            // Offsets too large for the kernel are refused as invalid arguments.
             ErrorKind::UnexpectedEof | ErrorKind::InvalidInput => MALFORMED,
             _ => Flaw::Io(error),
         })

@@ -10,7 +10,7 @@ const MOST_HASH_BYTES: u64 = 16 << 20;
 const MOST_RELOCATION_BYTES: u64 = 128 << 20;
 const CHUNK: u64 = 64 << 10;
 
-/// The symbol, with its end. Neither glibc nor musl has it by another name; vmsplice and tee do not read sockets.
+/// The symbol and its terminator. Neither glibc nor musl has it by another name; vmsplice and tee do not read sockets.
 const SPLICE: &[u8] = b"splice\0";
 
 impl<S: Source + ?Sized> Elf<'_, S> {
@@ -53,7 +53,7 @@ impl<S: Source + ?Sized> Elf<'_, S> {
         self.has_splice(&undefined, names)
     }
 
-    /// In the order of the names each part of them is read once.
+    /// Names in ascending order, so that each chunk of them is read only once.
     fn has_splice(&self, undefined: &[u32], names: Extent) -> Result<bool, Flaw> {
         let mut window = Vec::new();
         let mut start = 0;
@@ -77,14 +77,14 @@ impl<S: Source + ?Sized> Elf<'_, S> {
         Ok(false)
     }
 
-    /// The loader needs no number of symbols, so there is none in what it reads but that of the older kind of hash table.
+    /// The loader does not need the number of symbols, so only the older kind of hash table states it.
     fn count_symbols(&self, dynamic: &[(u64, u64)], sections: &Sections, symbols: u64) -> Result<u64, Flaw> {
         if let Some(hash) = tag(dynamic, DT_HASH) {
             let chains = hash.checked_add(4).ok_or(MALFORMED)?;
             return Ok(self.loaded_u32(chains)?.into());
         }
-        // The newer kind has only defined symbols. Imported ones are before those, but not if there are none: then the table
-        // need not tell where it would begin.
+        // The newer kind lists only defined symbols. Imported ones precede them; but if none is defined, the table need not
+        // say where they would begin.
         let hashed = match tag(dynamic, DT_GNU_HASH) {
             Some(hash) => self.count_hashed(hash)?,
             None => 0,
@@ -126,7 +126,7 @@ impl<S: Source + ?Sized> Elf<'_, S> {
         Ok(count)
     }
 
-    /// A symbol that no relocation names is not called.
+    /// A symbol that no relocation refers to is never called.
     fn count_relocated(&self, dynamic: &[(u64, u64)]) -> Result<u64, Flaw> {
         let mut count = 0;
         for (table, size) in [(DT_RELA, DT_RELASZ), (DT_JMPREL, DT_PLTRELSZ)] {

@@ -1,4 +1,4 @@
-//! The datapath's counters as values: differences, and how they are shown.
+//! The datapath's counters as values: differences and formatting.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub struct Counters(Vec<(String, u64)>);
 
 impl Counters {
-    /// Of a value for each name.
+    /// Pairs each name with its value.
     pub fn new(names: &[String], values: Vec<u64>) -> Self {
         Self(names.iter().cloned().zip(values).collect())
     }
@@ -27,12 +27,12 @@ impl Counters {
         counter.map_or(0, |(_, value)| *value)
     }
 
-    /// All counters, those at 0 as well.
+    /// All counters, including those at 0.
     pub fn all(&self) -> impl Iterator<Item = (&str, u64)> {
         self.0.iter().map(|(name, value)| (name.as_str(), *value))
     }
 
-    /// The messages that went through TCP: all of `messages_*` but those that were redirected or refused.
+    /// Messages that went through TCP: all of `messages_*` except those redirected or refused.
     pub fn messages_over_tcp(&self) -> u64 {
         let over_tcp = |name: &str| {
             name.starts_with("messages_") && !["messages_redirected", "messages_dropped"].contains(&name)
@@ -47,7 +47,7 @@ impl Counters {
         counted.map(|(name, value)| (name.as_str(), *value))
     }
 
-    /// What was counted since an earlier reading.
+    /// The increase since an earlier reading.
     pub fn since(&self, earlier: &Self) -> Self {
         let pairs = self.0.iter().zip(&earlier.0);
         Self(
@@ -57,7 +57,7 @@ impl Counters {
         )
     }
 
-    /// The counters that are not 0, in one line.
+    /// The counters that are not 0, on one line.
     pub fn in_a_line(&self) -> String {
         let pairs: Vec<_> = self
             .counted()
@@ -70,7 +70,7 @@ impl Counters {
     }
 }
 
-/// A line for each counter that is not 0: its name and its value.
+/// One line per counter that is not 0: name and value.
 impl fmt::Display for Counters {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = self.counted().map(|(name, _)| name.len()).max().unwrap_or(0);
@@ -81,7 +81,7 @@ impl fmt::Display for Counters {
     }
 }
 
-/// An object with a member for each counter, in their order.
+/// An object with one member per counter, in order.
 impl Serialize for Counters {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))

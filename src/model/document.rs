@@ -1,4 +1,4 @@
-//! What an instance tells of itself and of its flows: the types behind `--json`, described in docs/operating.md.
+//! What an instance reports about itself and its flows: the types behind `--json`, described in docs/operating.md.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -11,21 +11,21 @@ use super::counters::Counters;
 /// Changes when a member changes its name or meaning, not when one is added.
 pub const FORMAT: u32 = 1;
 
-/// What `status` tells.
+/// The answer to `status`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Status {
     pub format: u32,
     pub instance: Instance,
-    /// The flows that have a record, by state. Ends that have left the socket map have none.
+    /// Flows that have a record, by state. Ends that have left the socket map have none.
     pub flows: FlowsByState,
     /// How full the datapath's maps are.
     pub maps: Maps,
-    /// What was redirected or received and not yet read, of all ends in the socket map.
+    /// Redirected or received data that has not been read yet, over all ends in the socket map.
     pub queues: Queues,
     pub adoption: Adoption,
     /// Since the start, in the order of `enum counter`.
     pub counters: Counters,
-    /// Since `status` was last asked for, if it was.
+    /// Since the previous `status`, if there was one.
     pub since_last: Option<Since>,
 }
 
@@ -34,14 +34,14 @@ pub struct Status {
 pub struct Instance {
     pub version: String,
     pub pid: u32,
-    /// The folders of those that it covers.
+    /// The folders of the cgroups it covers.
     pub cgroups: Vec<PathBuf>,
     /// Unix time, in seconds.
     pub started_at: u64,
     pub uptime_seconds: f64,
     /// The release of the kernel.
     pub kernel: String,
-    /// It was told to stop and waits for its flows to drain.
+    /// It was told to stop and is draining its flows.
     pub stopping: bool,
     /// `nonblocking` or `any`.
     pub admit: String,
@@ -50,7 +50,7 @@ pub struct Instance {
     /// Only connections whose ends belong to one user, or are in one cgroup.
     pub same_user: bool,
     pub same_cgroup: bool,
-    /// Lists as on the command line; `all` and `none`.
+    /// Lists as on the command line, or `all` and `none`.
     pub ports: String,
     pub exclude_ports: String,
     pub exclude_programs: Vec<String>,
@@ -74,7 +74,7 @@ pub struct Maps {
     pub programs: Fill,
 }
 
-/// Entries of a map, and the most that it takes.
+/// Entries of a map, and its capacity.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Fill {
     pub used: u64,
@@ -84,31 +84,31 @@ pub struct Fill {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Queues {
     pub bytes: u64,
-    /// Ends with something unread.
+    /// Ends with unread data.
     pub ends: u64,
 }
 
-/// The scans for established connections that may be adopted.
+/// The scans for established connections to adopt.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Adoption {
     /// `start`, `auto` or `off`.
     pub mode: String,
     pub scans: u64,
-    /// What all of them have taken of one processor's time, and the last one.
+    /// CPU time of all scans and of the last one, in seconds.
     pub scan_seconds: f64,
     pub last_scan_seconds: f64,
-    /// Other network namespaces with connections that might be adopted, which the last one could not enter.
+    /// Other network namespaces with connections to adopt that the last scan could not enter.
     pub shut_namespaces: u32,
 }
 
-/// What `adopt` tells: its scans, what they have taken, and how many connections were adopted.
+/// The answer to `adopt`: the scans, their CPU time, and how many connections they adopted.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Adopted {
     pub format: u32,
     pub scans: u64,
     pub seconds: f64,
     pub adopted: u64,
-    /// Why there was no scan at all.
+    /// Why there was no scan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub obstacle: Option<String>,
 }
@@ -119,7 +119,7 @@ pub struct Since {
     pub counters: Counters,
 }
 
-/// What `flows` tells: every TCP connection of the instance's cgroup at one moment.
+/// The answer to `flows`: every TCP connection of the instance's cgroups at one moment.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Flows {
     pub format: u32,
@@ -134,13 +134,13 @@ pub struct Flows {
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Flow {
     pub state: FlowState,
-    /// The counter that says why it is in that state.
+    /// The counter that explains the state.
     pub reason: String,
     pub client: End,
     pub server: End,
     pub to_server: Direction,
     pub to_client: Direction,
-    /// Since it was established; unknown where it is not followed.
+    /// Since it was established; unknown if it is not followed.
     pub age_seconds: Option<f64>,
 }
 
@@ -150,21 +150,21 @@ pub enum FlowState {
     Admitted,
     Observed,
     Draining,
-    /// Never followed, or not any more.
+    /// Never followed, or no longer.
     TcpOnly,
 }
 
-/// An end as its socket has it.
+/// One end, as its socket sees it.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct End {
     pub address: IpAddr,
     pub port: u16,
-    /// The cookie of its network namespace; unknown where the socket was not seen: outside of the cgroup, on another host, or
+    /// The cookie of its network namespace; unknown if the socket was not seen: outside the cgroup, on another host, or
     /// not yet accepted.
     pub netns: Option<u64>,
-    /// Those that hold the socket; none where they are not known, or not for the asker to know.
+    /// The processes that hold the socket; empty if unknown, or if the asker may not see them.
     pub processes: Vec<Process>,
-    /// Its program uses it as a blocking socket now.
+    /// Its program currently uses it as a blocking socket.
     pub blocking: Option<bool>,
 }
 
@@ -176,18 +176,18 @@ pub struct Process {
     pub name: String,
 }
 
-/// What one end sends and the other receives.
+/// What one end sends to its peer.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Direction {
     pub redirected: Amount,
-    /// Through TCP while the sender was in the socket map.
+    /// Sent through TCP while the sender was in the socket map.
     pub tcp: Amount,
-    /// Through TCP, from the beginning of the connection.
+    /// Sent through TCP since the connection was established.
     pub tcp_bytes_ever: u64,
-    /// What waits in the receiver's queue now, and the most that did at a redirect.
+    /// Bytes in the receiver's queue now, and the highest level seen at a redirect.
     pub queue_bytes: u64,
     pub queue_peak_bytes: u64,
-    /// The `messages_*` counter of the last message, where there was one.
+    /// The `messages_*` counter of the last message, if there was one.
     pub last_message: Option<String>,
 }
 
@@ -204,9 +204,9 @@ pub struct Listener {
     pub port: u16,
     pub netns: u64,
     pub processes: Vec<Process>,
-    /// Its own mode: what its accepted sockets are is known after the first of them.
+    /// The listener's own mode; the mode of its accepted sockets is known once the first is accepted.
     pub blocking: bool,
-    /// The `refused_*` counter of all its connections, where there is one.
+    /// The `refused_*` counter of all its connections, if there is one.
     pub refused: Option<String>,
 }
 
@@ -220,7 +220,7 @@ impl Instance {
         }
     }
 
-    /// Which connections it takes, in words.
+    /// Which connections it covers, in words.
     pub fn connections_in_words(&self) -> String {
         let place = match self.scope.as_str() {
             "host" => "within this host",
@@ -235,7 +235,7 @@ impl Instance {
         format!("connections {place}{trust}")
     }
 
-    /// What it admits, in words.
+    /// Which programs it admits, in words.
     pub fn policy(&self) -> String {
         let programs = match self.admit.as_str() {
             "any" => "non-blocking and blocking programs",
@@ -267,7 +267,7 @@ impl FlowState {
 }
 
 impl Direction {
-    /// By either path, from the beginning of the connection.
+    /// By either path, since the connection was established.
     pub fn bytes(&self) -> u64 {
         self.redirected.bytes + self.tcp_bytes_ever
     }

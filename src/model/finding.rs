@@ -1,18 +1,18 @@
-//! What a check finds wrong, with its remedy.
+//! A problem that a check found, with its remedy.
 
 use std::fmt;
 
-/// Something that stands in the way, and what the user can do about it.
+/// An obstacle, and what the user can do about it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Finding {
-    /// What is wrong; lower case, no full stop, as it follows the name of a check.
+    /// What is wrong; lower case, no full stop, since it follows the name of a check.
     pub what: String,
-    /// What to do about it, as it follows a colon.
+    /// What to do about it; it follows a colon.
     pub remedy: String,
 }
 
 impl Finding {
-    /// What is wrong and its remedy.
+    /// Takes what is wrong and its remedy.
     pub fn new(what: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self {
             what: what.into(),

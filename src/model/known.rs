@@ -1,22 +1,22 @@
-//! What is known of programs.
+//! What is known about programs.
 
-/// A file that is executed, by what changes when it is replaced or written: as the kernel numbers it.
+/// An executable file, identified as the kernel numbers it: the key changes when the file is replaced or written.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct File {
     pub device: u32,
     pub inode: u64,
-    /// Nanoseconds since 1970.
+    /// Nanoseconds since 1970 (ctime).
     pub changed: u64,
 }
 
-/// What the files of a program say.
+/// What the files of a program show.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Image {
     WithoutSplice,
     WithSplice,
 }
 
-/// What the sockets of a program are.
+/// The mode of a program's sockets.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Nature {
     #[default]
@@ -28,15 +28,15 @@ pub enum Nature {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Program {
     pub file: File,
-    /// A hash of the arguments that tell programs of one interpreter apart.
+    /// A hash of the arguments, which tells programs run by one interpreter apart.
     pub arguments: u64,
-    /// Of its process, as in /proc/PID/comm.
+    /// The process name, as in /proc/PID/comm.
     pub name: String,
-    /// It reads from sockets by another way than recv.
+    /// It was seen to read from sockets by other means than recv.
     pub splices: bool,
     /// It has read enough by recv.
     pub receives: bool,
-    /// How often it was seen to have read something.
+    /// How many reads were seen.
     pub reads: u32,
     pub accepts: Nature,
     /// The ports at which it has accepted sockets that did not block.
@@ -51,7 +51,7 @@ pub struct Known {
 }
 
 impl Program {
-    /// Nothing of what is known keeps it off.
+    /// Nothing known about it keeps it off.
     pub fn is_harmless(&self) -> bool {
         !self.splices && self.accepts != Nature::Blocking && self.connects != Nature::Blocking
     }

@@ -1,4 +1,4 @@
-//! What the other floors speak of: counters and reasons, connections, programs, documents and the words on the control socket.
+//! The vocabulary of the other layers: counters and reasons, connections, programs, documents and the control protocol.
 
 #![warn(missing_docs)]
 

@@ -4,16 +4,16 @@ use std::io::{self, Write as _};
 
 use anyhow::{Context as _, Result};
 
-/// How much of a text was taken.
+/// How much of a text was written.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Printed {
     /// All of it.
     All,
-    /// The reader has had enough, which is no failure.
+    /// The reader has closed its end, which is not an error.
     NotAll,
 }
 
-/// Fails where standard output takes nothing, but not where its reader has had enough.
+/// Fails if standard output cannot be written; a reader that has closed its end is not an error.
 pub fn print(text: &str) -> Result<Printed> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -23,7 +23,7 @@ pub fn print(text: &str) -> Result<Printed> {
     }
 }
 
-/// Lines of an instance that runs, which fails when nobody can read them any more.
+/// Prints the lines of a running instance; fails once nobody can read them any more.
 pub fn announce(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{}", text.trim_end())

@@ -1,9 +1,9 @@
-//! Lists of ports: parsed from the command line, handed to the kernel as one bit a port.
+//! Lists of ports: parsed from the command line, passed to the kernel as one bit per port.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// Words of 64 bits that hold one bit for each of the 65,536 ports.
+/// 64-bit words for one bit per port.
 pub const WORDS: usize = 1024;
 
 /// A set of TCP ports.
@@ -11,7 +11,7 @@ pub const WORDS: usize = 1024;
 pub struct PortSet(Box<[u64; WORDS]>);
 
 impl PortSet {
-    /// 1 to 65535.
+    /// Every port.
     pub fn all() -> Self {
         Self(Box::new([u64::MAX; WORDS]))
     }
@@ -21,7 +21,7 @@ impl PortSet {
         Self(Box::new([0; WORDS]))
     }
 
-    /// One bit a port, port 0 the lowest bit of the first word.
+    /// One bit per port; port 0 is the lowest bit of the first word.
     pub fn words(&self) -> &[u64; WORDS] {
         &self.0
     }
@@ -62,7 +62,7 @@ impl FromStr for PortSet {
     }
 }
 
-/// As `FromStr` reads it, with ranges joined.
+/// The format that `FromStr` parses, with ranges joined.
 impl fmt::Display for PortSet {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut separator = "";

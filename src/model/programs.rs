@@ -1,14 +1,14 @@
-//! Lists of programs by the name of their process, parsed from the command line.
+//! Lists of programs by process name, parsed from the command line.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// Bytes that the kernel keeps of a process's name (TASK_COMM_LEN, less the end).
+/// Longest process name that the kernel keeps (TASK_COMM_LEN without the terminator).
 const LONGEST: usize = 15;
-/// The room for them in the kernel, less what is left for programs that are noticed later.
+/// Half of the kernel's map, which excluded and trusted programs share.
 const MOST: usize = 128;
 
-/// Names as in /proc/PID/comm: longer ones are cut as the kernel does.
+/// Names as in /proc/PID/comm: longer ones are cut as the kernel cuts them.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Programs(Vec<String>);
 

@@ -1,6 +1,6 @@
-//! How a running instance is spoken to: over a Unix socket, named after its cgroup.
+//! The protocol of a running instance: a Unix socket, named after its cgroup.
 //!
-//! A question is a line, the answer is JSON, and the end of the connection ends it.
+//! A question is one line; the answer is JSON, up to the end of the connection.
 
 use std::io::{self, Write as _};
 use std::os::unix::net::UnixStream;
@@ -10,23 +10,23 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
 
-/// Where the sockets are, each named after the inode of its cgroup.
+/// Where the sockets are; each is named after the inode of its cgroup.
 pub const FOLDER: &str = "/run/sockredir";
 /// How long either side waits for the other.
 pub const PATIENCE: Duration = Duration::from_secs(10);
-/// What the instance that takes over says.
+/// The word of an instance that wants to take over.
 pub const REPLACE: &str = "replace";
-/// The answer to a user who may not ask for that.
+/// The answer to a user who may not ask for this.
 pub const DENIED: &[u8] = b"null";
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Question {
-    /// The status, and count anew for its rates.
+    /// The status; restarts the interval of its rates.
     Status,
-    /// The status, without a trace.
+    /// The status, without side effects.
     Sample,
     Flows,
-    /// Have established connections adopted, which is for whoever started the instance.
+    /// Have established connections adopted; for root and the user of the instance.
     Adopt,
 }
 
@@ -42,7 +42,7 @@ impl Question {
         }
     }
 
-    /// Whether it changes what the instance does.
+    /// True if it changes what the instance does.
     pub fn is_order(self) -> bool {
         self == Self::Adopt
     }
@@ -59,12 +59,12 @@ impl FromStr for Question {
     }
 }
 
-/// The socket of the instance on the cgroup with this inode.
+/// The path of the instance's socket, by the cgroup's inode.
 pub fn socket_of(inode: u64) -> PathBuf {
     Path::new(FOLDER).join(format!("{inode}.sock"))
 }
 
-/// To the instance on a cgroup, by its inode and its path.
+/// Connects to the instance on a cgroup, given by inode and path.
 pub fn connect(inode: u64, cgroup: &Path) -> Result<UnixStream> {
     let shown = cgroup.display();
     UnixStream::connect(socket_of(inode)).map_err(|error| match error.kind() {

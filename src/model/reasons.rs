@@ -1,12 +1,12 @@
 //! Every reason in words: what happened, and what the user can do about it.
 
-/// What a counter, or the reason of a flow, stands for. Both sentences are to follow a colon: lower case, no full stop.
+/// What a counter, or the reason of a flow, means. Both sentences follow a colon: lower case, no full stop.
 #[derive(Debug, Eq, PartialEq)]
 pub struct Reason {
     pub name: &'static str,
     /// What happened.
     pub cause: &'static str,
-    /// What would change it, or why nothing needs doing.
+    /// What would change it, or why nothing needs to be done.
     pub remedy: &'static str,
 }
 
@@ -519,7 +519,7 @@ pub const REASONS: &[Reason] = &[
 mod tests {
     use super::*;
 
-    /// The enumerators of `enum counter` as names, in their order.
+    /// The enumerators of `enum counter`, in order.
     fn counters() -> Vec<String> {
         let header = include_str!("../bpf/sockredir.h");
         let (_, list) = header.split_once("enum counter {").unwrap();
@@ -546,7 +546,7 @@ mod tests {
         assert_eq!(reason("refused"), None);
     }
 
-    /// They are put into lines after a colon, and into cells of a table.
+    /// They follow a colon on a line, or fill a table cell.
     #[test]
     fn sentences_are_single_lines_without_a_full_stop() {
         for text in REASONS.iter().flat_map(|reason| [reason.cause, reason.remedy]) {

@@ -1,28 +1,28 @@
-//! The checks of the self-test by name, and what each of them means.
+//! The checks of the self-test by name, and what each means.
 
-/// What must hold for connections to be safe. The user may insist on going on without one of these.
+/// What must hold for connections to be safe. The user may force a start without any of these.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum SafetyCheck {
-    /// That the others can be made.
+    /// That the other checks can be made.
     SelfTest,
-    /// That something is redirected at all.
+    /// That anything is redirected at all.
     Redirects,
     /// That bytes stay in order between TCP and redirection.
     Order,
-    /// That FIONREAD counts what is queued by either way.
+    /// That FIONREAD counts bytes queued by either path.
     Fionread,
-    /// That each arrival is an edge, and a short read has had all.
+    /// That each arrival raises an edge, and a short read has emptied the queue.
     EdgeTriggered,
-    /// That a reader that stops stops its sender, in bytes and in messages.
+    /// That a stopped reader stops its sender, in bytes and in messages.
     QueueBound,
-    /// That what was sent before a close arrives, and then the end.
+    /// That data sent before a close arrives, followed by the end of the stream.
     AfterClose,
     /// That a connection goes back to TCP with all its bytes.
     Leaving,
 }
 
 impl SafetyCheck {
-    /// In the order in which they are made.
+    /// In the order in which they are run.
     pub const ALL: [Self; 8] = [
         Self::SelfTest,
         Self::Redirects,
@@ -33,10 +33,10 @@ impl SafetyCheck {
         Self::AfterClose,
         Self::Leaving,
     ];
-    /// Those that are made on a connection each.
+    /// The checks that each run on a connection of their own.
     pub const OF_CONNECTIONS: &'static [Self] = Self::ALL.split_at(1).1;
 
-    /// As on the command line and in what `doctor` prints.
+    /// As on the command line and in the output of `doctor`.
     pub fn name(self) -> &'static str {
         match self {
             Self::SelfTest => "self-test",
@@ -50,7 +50,7 @@ impl SafetyCheck {
         }
     }
 
-    /// What it means that the check has passed.
+    /// What it means that the check passed.
     pub fn meaning(self) -> &'static str {
         match self {
             Self::SelfTest => {
@@ -66,7 +66,7 @@ impl SafetyCheck {
         }
     }
 
-    /// What it means that the check has failed.
+    /// What it means that the check failed.
     pub fn failure(self) -> &'static str {
         match self {
             Self::SelfTest => "no connections can be made for the next checks",

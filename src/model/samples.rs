@@ -1,4 +1,4 @@
-//! Parts of what no instance has told, for the tests.
+//! Building blocks of made-up answers, for the tests.
 
 use std::net::Ipv4Addr;
 

@@ -13,27 +13,27 @@ pub struct Socket {
     pub remote: SocketAddr,
     /// The cookie of its network namespace.
     pub netns: u64,
-    /// The same for all processes that hold it, and for no other socket.
+    /// Shared by all processes that hold the socket, and unique to it.
     pub inode: u64,
     pub process: Process,
     pub is_listening: bool,
     pub is_blocking: bool,
     pub state: FlowState,
-    /// The counter that says why it is in that state. A listening socket has one if its connections are all refused.
+    /// The counter that explains the state. A listening socket has one if all its connections are refused.
     pub reason: Option<String>,
-    /// It has been in the socket map.
+    /// Set if it has been in the socket map.
     pub followed: Option<Followed>,
-    /// What waits in its own queue.
+    /// Bytes waiting in its own queue.
     pub queue_bytes: u64,
-    /// What it sends; the receiver's queue is the other socket's to tell.
+    /// What it sends; the receiver's queue is known from the peer.
     pub sends: Direction,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Followed {
-    /// The two numbers that the ends of a flow share.
+    /// The two numbers that both ends of a flow share.
     pub flow: (u32, u32),
-    /// It was accepted, and the other one has connected.
+    /// It was accepted; its peer has connected.
     pub accepted: bool,
     /// Since it was established.
     pub age: Duration,

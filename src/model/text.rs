@@ -1,15 +1,15 @@
-//! Numbers, times and tables as people read them, in a few characters.
+//! Numbers, times and tables for people, in a few characters.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// As a list in one line.
+/// As a list on one line.
 pub fn folders(paths: &[PathBuf]) -> String {
     let shown: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
     shown.join(", ")
 }
 
-/// Three digits and a prefix of a thousand's power: at most five characters.
+/// Three digits and an SI prefix: at most five characters.
 pub fn short(value: f64) -> String {
     let (number, prefix) = scale(value);
     format!("{number}{prefix}")
@@ -24,7 +24,7 @@ pub fn bytes(value: f64) -> String {
 fn scale(value: f64) -> (String, &'static str) {
     let mut prefixes = ["k", "M", "G", "T", "P", "E"].into_iter();
     let (mut value, mut prefix) = (value, "");
-    // What would be rounded to a thousand has the next prefix.
+    // A value that would round to 1000 takes the next prefix.
     while value >= 999.5 {
         let Some(next) = prefixes.next() else { break };
         (value, prefix) = (value / 1000.0, next);
@@ -43,7 +43,7 @@ pub fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
 }
 
-/// A number of the largest unit that leaves it at least two, in at most five characters.
+/// The largest unit with a count of at least two, in at most five characters.
 pub fn age(seconds: f64) -> String {
     let seconds = seconds.max(0.0) as u64;
     match seconds {
@@ -54,13 +54,13 @@ pub fn age(seconds: f64) -> String {
     }
 }
 
-/// For people: whole seconds, or what is less than one.
+/// Whole seconds; tenths below ten.
 pub fn seconds(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
     format!("{seconds:.decimals$} s", decimals = usize::from(seconds < 9.95))
 }
 
-/// The text with its middle, or its beginning, left out where it is too long. So much of its end is kept, if possible.
+/// Cuts a text that is too long in the middle or at its beginning, keeping `kept` characters of its end if they fit.
 pub fn elide(text: &str, width: usize, kept: usize) -> String {
     let length = text.chars().count();
     if length <= width {
@@ -73,7 +73,7 @@ pub fn elide(text: &str, width: usize, kept: usize) -> String {
     head + "…" + &tail
 }
 
-/// Lines of left-aligned columns, two blanks apart, without blanks at their ends.
+/// Left-aligned columns, two blanks apart, without trailing blanks.
 pub fn columns(rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = Vec::new();
     for row in rows {

@@ -1,4 +1,4 @@
-//! What must hold before anything is accelerated: every check in its order, and whether `run` may go on.
+//! What must hold before anything is accelerated: all checks in order, and whether `run` may go on.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,38 +12,38 @@ use crate::datapath::{Datapath, Options, Storage};
 use crate::model::finding::Finding;
 use crate::model::safety::SafetyCheck;
 
-/// How a check has ended.
+/// The outcome of a check.
 #[derive(Debug)]
 pub enum Outcome {
-    /// It holds; what that means.
+    /// Passed, and what that means.
     Ok(String),
-    /// It does not hold; `run` refuses, unless it is forced.
+    /// Failed; `run` refuses to start unless forced.
     Failed(Finding),
-    /// The check of this name stands in the way.
+    /// Not run, because the check of this name failed.
     NotRun(&'static str),
-    /// Nothing that `run` would refuse for, but worth knowing.
+    /// Worth knowing, but no reason for `run` to refuse.
     Note(Finding),
 }
 
-/// A check that was made, or could not be.
+/// A check that was run, or could not be.
 #[derive(Debug)]
 pub struct Check {
-    /// As `doctor` prints it.
+    /// As printed by `doctor`.
     pub name: &'static str,
-    /// How it has ended.
+    /// The outcome.
     pub outcome: Outcome,
 }
 
-/// The checks in the order in which they were made.
+/// The checks in the order in which they were run.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// All of them.
+    /// All checks.
     pub checks: Vec<Check>,
     /// How long the self-test took.
     pub self_test_time: Option<Duration>,
 }
 
-/// What a check brings, or the name of the one that stands in the way.
+/// The value that a check yields, or the name of the check that failed.
 pub type CheckResult<T> = Result<T, &'static str>;
 
 impl Report {
@@ -63,7 +63,7 @@ impl Report {
         result
     }
 
-    /// A check of what `run` can do without.
+    /// Runs a check that `run` does not depend on.
     pub fn note(&mut self, name: &'static str, meaning: &str, work: impl FnOnce() -> Result<(), Finding>) {
         let outcome = match work() {
             Ok(()) => Outcome::Ok(meaning.to_owned()),
@@ -79,7 +79,7 @@ impl Report {
         })
     }
 
-    /// Everything about connections that are accelerated, on some of the tool's own.
+    /// Runs every check of accelerated connections, on connections of the tool's own.
     fn self_test(&mut self, place: CheckResult<(&Cgroups, &mut Datapath<'_>)>) {
         let mut test = self.check(
             SafetyCheck::SelfTest.name(),
@@ -95,7 +95,7 @@ impl Report {
                 (None, Err(obstacle)) => Err(*obstacle),
             };
             let result = self.check(check.name(), needed, check.meaning(), |test| test.check(*check));
-            // The others would only say that again.
+            // The other checks would fail for the same reason.
             if *check == SafetyCheck::Redirects {
                 obstacle = result.err();
             }
@@ -103,7 +103,7 @@ impl Report {
         self.self_test_time = test.ok().map(SelfTest::end);
     }
 
-    /// The first failed check that is not forced, in one line.
+    /// The first failed check that is not forced, on one line.
     pub fn refusal(&self, forced: &[SafetyCheck]) -> Option<String> {
         let (name, finding) = self
             .failures()
@@ -117,7 +117,7 @@ impl Report {
         Some(format!("{name}: {finding}{way_out}"))
     }
 
-    /// Fails with the refusal; says which failed checks were forced, and what is worth knowing.
+    /// Fails with the refusal; otherwise prints which failed checks were forced, and the notes.
     pub fn demand(&self, forced: &[SafetyCheck]) -> Result<()> {
         if let Some(refusal) = self.refusal(forced) {
             bail!(refusal);
@@ -134,17 +134,17 @@ impl Report {
     }
 }
 
-/// What an instance on the same cgroup means.
+/// How to treat an instance on the same cgroup.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Single {
-    /// It stands in the way.
+    /// It is a failure.
     Demanded,
     /// It will be asked to hand over.
     NotYet,
 }
 
-/// Makes every check that can be made. The datapath is loaded and attached to nothing; the cgroups, the root if none is named,
-/// are held against other instances, unless one has them that is to be replaced.
+/// Runs every check that can be run. The datapath is loaded but not attached; the cgroups (the root if none is named)
+/// are locked, unless an instance that is to be replaced holds them.
 pub fn check_all<'a>(
     cgroups: &[PathBuf],
     single: Single,
@@ -185,7 +185,7 @@ pub fn check_all<'a>(
         (_, Err(obstacle)) => Err(*obstacle),
     };
     report.self_test(place);
-    // Last, so that `doctor` holds the lock only for a moment.
+    // Last, so that `doctor` holds the lock only briefly.
     let locked = report.check(
         "single-instance",
         cgroups.as_ref().map_err(|obstacle| *obstacle),

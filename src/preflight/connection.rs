@@ -1,4 +1,4 @@
-//! The self-test's connections: both ends of each in a cgroup of its own, and what they send known by its place.
+//! The connections of the self-test: both ends in a cgroup of their own, with a payload that is known by its position.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -13,26 +13,26 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::datapath::{cgroup, sys};
 
-/// Longer than any of the deliveries takes on a busy machine; only a kernel that fails a check waits so long.
+/// Longer than any delivery takes on a busy machine; only a kernel that fails a check makes us wait this long.
 pub const PATIENCE: Duration = Duration::from_secs(2);
-/// Between two looks at what has to happen by itself.
+/// The interval of polling.
 const STEP: Duration = Duration::from_micros(100);
-/// Every byte is its place in the stream modulo this, which divides no size of a buffer.
+/// Every byte is its position in the stream modulo this, which divides no buffer size.
 const PERIOD: usize = 251;
 
-/// A cgroup for the connections of a test. Sockets that were made in it keep the programs that were attached to it.
+/// A cgroup for test connections. Sockets created in it keep the programs attached to it.
 pub struct TestCgroup {
     folder: File,
-    /// The folder that was made, and goes with the value.
+    /// The folder that was created, which is removed on drop.
     made: Option<PathBuf>,
 }
 
 impl TestCgroup {
-    /// One that has no processes.
+    /// Creates one without processes.
     pub fn below(parent: &Path) -> io::Result<Self> {
         let path = parent.join(format!("sockredir-self-test-{}", process::id()));
         match fs::create_dir(&path) {
-            // Of a process that was killed at this point and had the same number.
+            // Left by a killed process with the same PID.
             Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
@@ -44,8 +44,8 @@ impl TestCgroup {
             })
     }
 
-    /// That of this process, if no other is in it, as in a service or a container: connections of other programs must not be
-    /// part of a test.
+    /// The cgroup of this process if it is alone there, as in a service or a container: a test must not touch connections of
+    /// other programs.
     pub fn own() -> Option<Self> {
         let folder = File::open(cgroup::own_alone()?).ok()?;
         Some(Self { folder, made: None })
@@ -55,7 +55,7 @@ impl TestCgroup {
         &self.folder
     }
 
-    /// Non-blocking TCP sockets that belong to it.
+    /// Non-blocking TCP sockets in this cgroup.
     pub fn sockets(&self, count: usize) -> io::Result<Vec<OwnedFd>> {
         match self.made {
             Some(_) => sys::sockets_of(&self.folder, count),
@@ -66,14 +66,14 @@ impl TestCgroup {
 
 impl Drop for TestCgroup {
     fn drop(&mut self) {
-        // A process that has just ended may still be seen in it. What cannot be removed is empty and does no harm.
+        // A process that has just exited may still be listed. A cgroup that cannot be removed is empty and harmless.
         if let Some(path) = &self.made {
             let _ = until(|| Ok(fs::remove_dir(path).is_ok()));
         }
     }
 }
 
-/// Tries until it is done, for as long as patience lasts.
+/// Retries until it is done or `PATIENCE` has passed.
 pub fn until(mut done: impl FnMut() -> Result<bool>) -> Result<bool> {
     let deadline = Instant::now() + PATIENCE;
     while !done()? {
@@ -85,14 +85,14 @@ pub fn until(mut done: impl FnMut() -> Result<bool>) -> Result<bool> {
     Ok(true)
 }
 
-/// One end: its socket, and how much went through it.
+/// One end: its socket and byte counts.
 pub struct TestSocket {
     pub stream: TcpStream,
     pub sent: usize,
     pub received: usize,
 }
 
-/// What one call of `recv` brought.
+/// The result of one call of `recv`.
 pub enum Received {
     Bytes(usize),
     Nothing,
@@ -102,7 +102,7 @@ pub enum Received {
 impl TestSocket {
     fn new(stream: TcpStream) -> Result<Self> {
         stream.set_nonblocking(true)?;
-        // Small messages are to go at once, not when earlier ones are acknowledged.
+        // Small messages must not wait for earlier ones to be acknowledged.
         stream.set_nodelay(true)?;
         Ok(Self {
             stream,
@@ -111,7 +111,7 @@ impl TestSocket {
         })
     }
 
-    /// One message; how much of it the kernel took.
+    /// Sends one message; returns how many bytes the kernel took.
     pub fn send(&mut self, size: usize) -> Result<usize> {
         let message: Vec<u8> = (self.sent..self.sent + size).map(byte_at).collect();
         match self.stream.write(&message) {
@@ -124,7 +124,7 @@ impl TestSocket {
         }
     }
 
-    /// One call of `recv`. Fails if a byte is not the one that was sent in its place.
+    /// One call of `recv`. Fails if a byte is not the expected one.
     pub fn receive(&mut self) -> Result<Received> {
         let mut buffer = vec![0; 1 << 16];
         let got = match self.stream.read(&mut buffer) {
@@ -144,7 +144,7 @@ impl TestSocket {
         Ok(Received::Bytes(got))
     }
 
-    /// Receives so many bytes in all, and not one more.
+    /// Receives up to exactly this many bytes in all.
     pub fn receive_until(&mut self, total: usize) -> Result<()> {
         until(|| {
             while self.received < total {
@@ -182,7 +182,7 @@ impl Connection {
         let client = sys::connect(socket, address)?;
         let mut server = None;
         until(|| match listener.accept() {
-            // Anybody on this host may connect.
+            // Anyone on this host may connect.
             Ok((accepted, peer)) => {
                 server = (peer == client.local_addr()?).then_some(accepted);
                 Ok(server.is_some())
@@ -196,7 +196,7 @@ impl Connection {
         })
     }
 
-    /// So many round trips of messages of one size.
+    /// Round trips of messages of one size.
     pub fn converse(&mut self, rounds: usize, size: usize) -> Result<()> {
         for _ in 0..rounds {
             self.client.send(size)?;

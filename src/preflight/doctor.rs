@@ -1,4 +1,4 @@
-//! `sockredir doctor`: every check with its result, what it means and what to do, as a table or as JSON.
+//! `sockredir doctor`: every check with its result, meaning and remedy, as a table or as JSON.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -15,12 +15,12 @@ use crate::model::output::print;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// What the checks were made with.
+/// The environment of the checks.
 struct Host {
     libbpf: String,
-    /// As `uname -r` has it.
+    /// As in `uname -r`.
     kernel: String,
-    /// That `run` is to have.
+    /// The scope for `run`.
     scope: &'static str,
 }
 
@@ -46,7 +46,7 @@ pub fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
             Err(finding) => Outcome::Note(finding),
         },
     });
-    // The lock of the cgroup first of all: `run` may be started at this very moment.
+    // Release the lock first: `run` may be started at this very moment.
     drop(ready);
     report.note(
         "scans",
@@ -79,7 +79,7 @@ pub fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
     })
 }
 
-/// A socket can be in one map with such a program only, and whoever comes first keeps it.
+/// A socket can be in only one map with such a program, and the first one keeps it.
 fn note_on(programs: &[String]) -> Option<Check> {
     let what = format!(
         "other programs redirect messages of sockets: {}",
@@ -93,7 +93,7 @@ fn note_on(programs: &[String]) -> Option<Check> {
     })
 }
 
-/// The result in a word, what it means, and what to do.
+/// The result in a word, its meaning, and the remedy.
 fn columns(outcome: &Outcome) -> (&'static str, String, Option<&str>) {
     match outcome {
         Outcome::Ok(meaning) => ("ok", meaning.clone(), None),
@@ -135,7 +135,7 @@ fn table(host: &Host, report: &Report) -> String {
     text
 }
 
-/// What is printed as JSON, in the order of its members.
+/// The JSON output, with its members in order.
 #[derive(Serialize)]
 struct Diagnosis<'a> {
     version: &'static str,

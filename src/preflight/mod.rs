@@ -1,4 +1,4 @@
-//! What has to hold before anything is accelerated: what this process may do, what this kernel has and how it behaves.
+//! What must hold before anything is accelerated: privileges of this process, and features and behaviour of this kernel.
 
 #![warn(missing_docs)]
 
@@ -17,7 +17,7 @@ pub use doctor::doctor;
 pub use privilege::check as check_privileges;
 pub(crate) use requirements::check_scans;
 
-/// As [`Datapath::load`], with what to do where that fails.
+/// Calls [`Datapath::load`] and adds a remedy if it fails.
 pub fn load<'a>(options: &Options, storage: &'a mut Storage) -> Result<Datapath<'a>, Finding> {
     Datapath::load(options, storage)
         .map_err(|error| Finding::new(format!("{error:#}"), requirements::load_remedy()))

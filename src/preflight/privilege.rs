@@ -7,16 +7,16 @@ use super::requirements::tells_waiters;
 use crate::datapath::can_reset;
 use crate::model::finding::Finding;
 
-/// Name and number (linux/capability.h) of a capability, and what needs it.
+/// Name and number (linux/capability.h) of a capability, and its purpose.
 const NEEDED: [(&str, u32, &str); 3] = [
     ("CAP_BPF", 39, "loading BPF programs"),
     ("CAP_NET_ADMIN", 12, "attaching them to sockets and cgroups"),
     ("CAP_PERFMON", 38, "reading the kernel's sockets in them"),
 ];
-/// Stands for all three on every kernel.
+/// Implies all three on every kernel.
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_SYSLOG: u32 = 34;
-/// The number of the user namespace in which the host's root is, on every kernel.
+/// The inode of the initial user namespace, on every kernel (PROC_USER_INIT_INO).
 const HOST_USERS: u64 = 0xeffffffd;
 
 /// Fails with the names of the missing capabilities.
@@ -35,7 +35,7 @@ pub fn check() -> Result<(), Finding> {
     Ok(())
 }
 
-/// Fails where it cannot be seen which function of the kernel wakes a thread. That is no obstacle.
+/// Fails if it cannot be seen which kernel function wakes a thread. Not an obstacle.
 pub fn check_waiters() -> Result<(), Finding> {
     const REMEDY: &str = "grant CAP_SYSLOG";
     const COST: &str = "a connection does not go back to TCP while a thread waits for it with poll or select";
@@ -54,7 +54,7 @@ pub fn check_waiters() -> Result<(), Finding> {
     ))
 }
 
-/// Fails where no connection can be reset. That is no obstacle.
+/// Fails if no connection can be reset. Not an obstacle.
 pub fn check_resets() -> Result<(), Finding> {
     if can_reset() {
         return Ok(());
@@ -66,7 +66,7 @@ pub fn check_resets() -> Result<(), Finding> {
     ))
 }
 
-/// Fails where the files of other users' processes cannot be looked at. That is no obstacle.
+/// Fails if the files of other users' processes cannot be read. Not an obstacle.
 pub fn check_files() -> Result<(), Finding> {
     if fs::read_link("/proc/1/exe").is_ok() {
         return Ok(());
@@ -84,7 +84,7 @@ fn status(remedy: &str) -> Result<String, Finding> {
         .map_err(|error| Finding::new(format!("failed to read /proc/self/status: {error}"), remedy))
 }
 
-/// The missing capabilities with their purpose, read from the text of /proc/PID/status.
+/// The missing capabilities with their purpose, from the text of /proc/PID/status.
 fn missing(status: &str) -> Vec<String> {
     NEEDED
         .iter()
@@ -93,7 +93,7 @@ fn missing(status: &str) -> Vec<String> {
         .collect()
 }
 
-/// Whether a capability is effective, by the text of /proc/PID/status.
+/// True if a capability is effective, by the text of /proc/PID/status.
 fn has(status: &str, number: u32) -> bool {
     let effective = status
         .lines()

@@ -1,4 +1,4 @@
-//! What the datapath needs of the kernel's types, told by name before the verifier gets to say it.
+//! What the datapath needs from the kernel's types, named before the verifier rejects it.
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
@@ -6,7 +6,7 @@ use std::io::{BufRead as _, BufReader};
 use crate::datapath::{KernelTypes, release};
 use crate::model::finding::Finding;
 
-/// A structure's member, or a function for BPF programs, and what its absence means.
+/// A structure member, or a function for BPF programs, and what its absence means.
 struct Requirement {
     owner: &'static str,
     member: Option<&'static str>,
@@ -29,7 +29,7 @@ const REQUIREMENTS: [Requirement; 4] = [
         member: None,
         remedy: "Linux 6.12.75, 6.18.14 and later have it",
     },
-    // Came with the FIONREAD that counts redirected bytes, without which readers that ask first would hang.
+    // Came with the FIONREAD that counts redirected bytes; without it, readers that ask first would hang.
     Requirement {
         owner: "sk_psock",
         member: Some("msg_tot_len"),
@@ -37,7 +37,7 @@ const REQUIREMENTS: [Requirement; 4] = [
     },
 ];
 
-/// Fails with the first thing that this kernel lacks.
+/// Fails with the first thing this kernel lacks.
 pub fn check() -> Result<(), Finding> {
     let types = KernelTypes::read()?;
     for Requirement {
@@ -64,7 +64,7 @@ pub fn check() -> Result<(), Finding> {
 /// CVE-2026-74714). Later series have it.
 const SCANS_MENDED: [(u32, u32, u32); 3] = [(6, 12, 104), (6, 18, 45), (7, 1, 9)];
 
-/// Fails where a scan of the TCP sockets may free a connection request that is still in use. Nothing shows that but the release.
+/// Fails if a scan of the TCP sockets may free a connection request still in use. Only the release number shows that.
 pub fn check_scans() -> Result<(), Finding> {
     let release = release();
     if are_scans_mended(&release) {
@@ -94,7 +94,7 @@ fn are_scans_mended(release: &str) -> bool {
     series.map_or((major, minor) > (7, 1), |mended| patch >= mended.2)
 }
 
-/// Whether this process is told the address of the function that wakes threads in recv, by which the datapath knows them.
+/// True if this process can see the address of the function that wakes threads in recv, by which the datapath knows them.
 pub fn tells_waiters() -> bool {
     let Ok(symbols) = File::open("/proc/kallsyms") else {
         return false;
@@ -106,13 +106,13 @@ pub fn tells_waiters() -> bool {
         .unwrap_or(false)
 }
 
-/// From a line of /proc/kallsyms, if it is that of the symbol: a hidden address is 0.
+/// Parses a line of /proc/kallsyms if it is for this symbol; a hidden address is 0.
 fn is_told(line: &str, symbol: &str) -> Option<bool> {
     let address = line.strip_suffix(symbol)?.strip_suffix(" T ")?;
     Some(address.bytes().any(|digit| digit != b'0'))
 }
 
-/// What to do about a kernel that has all this and does not accept the programs.
+/// The remedy for a kernel that has all this but rejects the programs.
 pub fn load_remedy() -> &'static str {
     let lockdown = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
     if lockdown.contains("[confidentiality]") {

@@ -1,4 +1,4 @@
-//! Tries on connections of the tool's own whether this kernel does what the datapath counts on.
+//! Checks, on connections of the tool's own, that this kernel behaves as the datapath expects.
 
 use std::io;
 use std::net::TcpListener;
@@ -16,35 +16,35 @@ use crate::model::reasons::Counter;
 use crate::model::safety::SafetyCheck;
 
 const KERNELS: &str = "use Linux 6.12.75, 6.18.14, 7.0 or a later one of these series";
-/// The kernel doubles it. Large enough for the messages of every check but that of the bound.
+/// Doubled by the kernel. Large enough for the messages of every check except the queue bound.
 const BUFFER: usize = 128 << 10;
 const SMALL: usize = 10;
 /// More than an end observes before its flow is admitted.
 const ROUNDS: usize = 12;
-/// Of so many small messages in one direction the first are redirected, and then a run of them goes through TCP.
+/// Of this many small messages in one direction the first are redirected, and then a run of them goes through TCP.
 const MIXED: usize = 8;
-/// A one-way run of so many takes a flow out of the socket map.
+/// A one-way run of this length takes a flow out of the socket map.
 const ONE_WAY: usize = 72;
 /// Sockets: the listener, one for each check, and one to splice from.
 const CONNECTIONS: usize = 2 + SafetyCheck::OF_CONNECTIONS.len();
 /// More messages than one receive queue may hold.
 const MANY: usize = 600;
-/// Of the messages in one receive queue.
+/// The limit on messages in one receive queue.
 const MOST_MESSAGES: u64 = 512;
 
-/// The datapath under test, attached to a cgroup of the test's own.
+/// The datapath under test, attached to a cgroup of its own.
 pub struct SelfTest<'test, 'a> {
     datapath: &'test mut Datapath<'a>,
     begin: Instant,
     bed: TestBed,
 }
 
-/// Where connections are made.
+/// Makes the connections.
 struct TestBed {
     listener: TcpListener,
-    /// Sockets to connect.
+    /// Sockets left to connect.
     sockets: Vec<OwnedFd>,
-    /// A connection that no check has had yet.
+    /// A connection that no check has used yet.
     first: Option<Connection>,
 }
 
@@ -59,8 +59,8 @@ impl TestBed {
 }
 
 impl<'test, 'a> SelfTest<'test, 'a> {
-    /// Needs a cgroup below the given one, for as long as it takes to make sockets there, or to be alone in its own; and the
-    /// loopback interface.
+    /// Needs a cgroup below the given one while sockets are created there, or to be alone in its own; and the loopback
+    /// interface.
     pub fn begin(datapath: &'test mut Datapath<'a>, parent: &Path) -> Result<Self, Finding> {
         let begin = Instant::now();
         match set_up(datapath, parent) {
@@ -72,23 +72,23 @@ impl<'test, 'a> SelfTest<'test, 'a> {
         }
     }
 
-    /// One check, on a connection of its own.
+    /// Runs one check, on a connection of its own.
     pub fn check(&mut self, check: SafetyCheck) -> Result<(), Finding> {
         let tried = self.try_check(check);
-        // The room for flows may be that for one.
+        // There may be room for a single flow only.
         self.forget();
         tried.map_err(|error| Finding::new(format!("{} ({error:#})", check.failure()), KERNELS))
     }
 
-    /// Leaves nothing attached, and nothing counted. Returns how long it took.
+    /// Detaches everything and resets the counters. Returns how long the test took.
     pub fn end(mut self) -> Duration {
-        // It must be seen to work.
+        // An error counts as not working.
         let splice_works = self.try_splice().unwrap_or(false);
         self.datapath.end_test(splice_works);
         self.begin.elapsed()
     }
 
-    /// Whether a splice gets what was redirected. Those that do not have not done so yet on any kernel.
+    /// True if splice returns redirected data, which it does on no released kernel yet.
     fn try_splice(&mut self) -> Result<bool> {
         let mut connection = self.bed.connect()?;
         connection.converse(ROUNDS, SMALL)?;
@@ -115,7 +115,7 @@ impl<'test, 'a> SelfTest<'test, 'a> {
         }
     }
 
-    /// Waits until the records of closed connections are gone. One that stays shows in the checks that follow.
+    /// Waits until the records of closed connections are gone. A leftover shows in the checks that follow.
     fn forget(&self) {
         let _ = until(|| Ok(self.datapath.flows() == 0));
     }
@@ -134,12 +134,12 @@ impl<'test, 'a> SelfTest<'test, 'a> {
         Ok(())
     }
 
-    /// Redirected, through TCP, and redirected again, while nothing is read.
+    /// Redirected, through TCP, and redirected again, with nothing read meanwhile.
     fn order(&self, connection: &mut Connection) -> Result<()> {
         let start = self.datapath.counters()?;
         let Connection { client, server } = connection;
         send_mixed(client)?;
-        // Its answer ends the run that went through TCP.
+        // The answer ends the run that went through TCP.
         server.send(SMALL)?;
         send_mixed(client)?;
         server.receive_until(client.sent)?;
@@ -154,7 +154,7 @@ impl<'test, 'a> SelfTest<'test, 'a> {
         Ok(())
     }
 
-    /// Nobody reads, large messages first and many small ones then: both must find an end.
+    /// Nobody reads: large messages first, then many small ones; both must hit a limit.
     fn queue_bound(&self, connection: &mut Connection) -> Result<()> {
         let most = 4 * 2 * BUFFER;
         let Connection { client, server } = connection;
@@ -176,12 +176,12 @@ impl<'test, 'a> SelfTest<'test, 'a> {
         client.receive_until(server.sent)
     }
 
-    /// The flow turns into a stream of small messages, and goes back to TCP while some of them are unread.
+    /// The flow turns into a stream of small messages, and goes back to TCP while some are unread.
     fn leaving(&self, connection: &mut Connection) -> Result<()> {
         for _ in 0..ONE_WAY {
             connection.client.send(SMALL)?;
         }
-        // Each is a look at an end that should not leave.
+        // Each call looks at an end that should not leave.
         connection.server.send(SMALL)?;
         connection.client.receive_until(connection.server.sent)?;
         connection.server.receive_until(connection.client.sent)?;
@@ -224,7 +224,7 @@ fn set_up(datapath: &mut Datapath<'_>, parent: &Path) -> Result<TestBed, Finding
     })
 }
 
-/// Below the cgroup that `run` is to have; where none can be made, or no process be started there, in that of this process.
+/// Below the cgroup for `run`; if none can be created, or no process started there, in that of this process.
 fn sockets_in_a_cgroup(parent: &Path) -> io::Result<(TestCgroup, Vec<OwnedFd>)> {
     let sockets_of = |cgroup: TestCgroup| {
         let sockets = cgroup.sockets(CONNECTIONS)?;
@@ -249,7 +249,7 @@ fn open(mut sockets: Vec<OwnedFd>) -> Result<TestBed> {
     Ok(bed)
 }
 
-/// A few messages, of which the first are redirected and the last go through TCP.
+/// A few messages: the first are redirected, the last go through TCP.
 fn send_mixed(end: &mut TestSocket) -> Result<()> {
     (0..MIXED).try_for_each(|_| end.send(SMALL).map(drop))
 }
@@ -272,7 +272,7 @@ fn fionread(connection: &mut Connection) -> Result<()> {
     Ok(())
 }
 
-/// Every arrival is an edge, and a read that stops short of its buffer has had everything.
+/// Every arrival raises an edge, and a short read has emptied the queue.
 fn edge_triggered(connection: &mut Connection) -> Result<()> {
     let Connection { client, server } = connection;
     let edges = sys::Edges::of(&server.stream)?;

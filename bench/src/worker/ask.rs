@@ -1,4 +1,4 @@
-//! The asking side: requests on connections that stay, and connections that last for a few requests.
+//! The asking side: requests on lasting connections, and connections that last for a few requests.
 
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use super::socket::{Address, Events, Socket};
 use super::{ClientReport, Task};
 use crate::cases::Programs;
 
-/// A connection, and since when its request is under way.
+/// A connection, and when its pending request was sent.
 struct Asker {
     peer: Peer,
     asked: Instant,
@@ -19,7 +19,7 @@ struct Asker {
 
 impl Asker {
     fn connect(task: &Task, address: &Address) -> Result<Self> {
-        // A connection that is short is measured from here on.
+        // A short connection is measured from here.
         let asked = Instant::now();
         let socket = Socket::connect(address, task.manner())?;
         Ok(Self {
@@ -33,12 +33,12 @@ impl Asker {
     }
 }
 
-/// Tells the server that there is nothing more to come.
+/// Tells the server that no more connections will come.
 pub fn say_farewell(task: &Task, address: &Address) -> Result<()> {
     Socket::connect(address, task.manner()).map(drop)
 }
 
-/// One round trip on a connection that is its event loop's only one.
+/// One round trip on a connection that has its event loop to itself.
 fn round_trip(peer: &mut Peer, events: &mut Option<Events>, buffers: &mut Buffers) -> Result<()> {
     if !peer.send(buffers)? {
         finish_sending(peer, events, buffers)?;
@@ -65,7 +65,7 @@ fn finish_sending(peer: &mut Peer, events: &mut Option<Events>, buffers: &mut Bu
     Ok(())
 }
 
-/// One connection after the other, each for some round trips.
+/// One connection after another, each for some round trips.
 pub fn ask_shortly(task: &Task, address: &Address, round_trips: u32) -> Result<ClientReport> {
     let mut buffers = Buffers::new(task.size);
     let mut events = match task.programs {
@@ -103,7 +103,7 @@ pub fn ask_shortly(task: &Task, address: &Address, round_trips: u32) -> Result<C
     report
 }
 
-/// Requests on connections that stay, one at a time on each.
+/// Requests on lasting connections, one at a time on each.
 pub fn ask(task: &Task, address: &Address) -> Result<ClientReport> {
     match task.programs {
         Programs::Nonblocking => ask_when_ready(task, address),
@@ -133,7 +133,7 @@ fn ask_in_turn(task: &Task, address: &Address) -> Result<ClientReport> {
     report
 }
 
-/// Connects, and has a first answer on each connection before the next one.
+/// Connects, and gets a first answer on each connection before opening the next.
 fn connect_all(task: &Task, address: &Address, buffers: &mut Buffers) -> Result<(Events, Vec<Asker>)> {
     let mut askers = Vec::new();
     let mut alone = Some(Events::new()?);

@@ -1,4 +1,4 @@
-//! What is measured of a process: time, CPU time, and how long each operation took.
+//! The measurements of a process: time, CPU time, and the latency of each operation.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use nix::sys::time::TimeVal;
 use super::Latency;
 use crate::statistics::quantile;
 
-/// Since it was started.
+/// Measures from its creation on.
 pub struct Meter {
     pub begin: Instant,
     cpu: f64,
@@ -27,24 +27,24 @@ impl Meter {
     }
 }
 
-/// User and system time of this process.
+/// User and system time of this process, in seconds.
 fn cpu_seconds() -> f64 {
     let seconds = |time: TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
-    // It fails for nobody but a caller of wrong arguments.
+    // It fails only on invalid arguments.
     getrusage(UsageWho::RUSAGE_SELF).map_or(0.0, |usage| {
         seconds(usage.user_time()) + seconds(usage.system_time())
     })
 }
 
-/// The operations since the end of the warm-up.
+/// The operations after the warm-up.
 pub struct Window {
     meter: Meter,
     length: Duration,
     /// The end of the last operation in it.
     last: Instant,
-    /// Nanoseconds that each took.
+    /// Latencies, in nanoseconds.
     took: Vec<f64>,
-    /// The CPU time at its end.
+    /// The CPU time when it closed.
     cpu_seconds: Option<f64>,
 }
 
@@ -60,7 +60,7 @@ impl Window {
         }
     }
 
-    /// An operation that began at one time and ended at another. False if the window is closed: it does not count then.
+    /// Adds an operation by its start and end. False if the window is closed; then it does not count.
     pub fn operation(&mut self, begin: Instant, end: Instant) -> bool {
         if self.is_over(end) {
             self.cpu_seconds.get_or_insert_with(|| self.meter.cpu_seconds());
@@ -71,7 +71,7 @@ impl Window {
         true
     }
 
-    /// There is at least one operation in it.
+    /// A window holds at least one operation.
     fn is_over(&self, now: Instant) -> bool {
         !self.took.is_empty() && now - self.meter.begin > self.length
     }
@@ -80,7 +80,7 @@ impl Window {
         self.took.len() as u64
     }
 
-    /// From its begin to the end of the last operation in it.
+    /// From its start to the end of the last operation in it.
     pub fn seconds(&self) -> f64 {
         (self.last - self.meter.begin).as_secs_f64()
     }

@@ -1,4 +1,4 @@
-//! One process of the benchmark: takes its place, does its part of a row, and reports it in a line of JSON.
+//! One process of the benchmark: takes its place, does its part of a row, and reports it in one line of JSON.
 
 mod ask;
 mod meter;
@@ -28,10 +28,10 @@ use socket::{Listener, Manner};
 
 pub use socket::Address;
 
-/// A process that takes longer than its window by so many seconds hangs, and is ended by the kernel.
+/// Seconds beyond its window after which a process counts as hung, and the kernel kills it.
 const DEADLINE: u32 = 20;
 
-/// What a process has to do, and where. It travels as JSON.
+/// The task of a process, and its place. Passed as JSON.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Job {
     pub task: Task,
@@ -41,7 +41,7 @@ pub struct Job {
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub enum Side {
-    /// Listens on the address and says where, in a line of JSON.
+    /// Listens on the address and reports it in one line of JSON.
     Server(Address),
     Client(Address),
 }
@@ -62,7 +62,7 @@ pub struct Task {
     pub programs: Programs,
     pub size: usize,
     pub connections: usize,
-    /// Before the window opens: round trips on each connection, or short connections.
+    /// Before the window opens: round trips per connection, or short connections.
     pub warm_up: u64,
     pub window_ms: u64,
 }
@@ -72,7 +72,7 @@ impl Task {
         Duration::from_millis(self.window_ms)
     }
 
-    /// Small requests are to go at once; streams are left as programs have them.
+    /// Small requests are sent at once; streams keep the default.
     fn manner(&self) -> Manner {
         Manner {
             programs: self.programs,
@@ -103,21 +103,21 @@ pub struct Latency {
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct ClientReport {
-    /// Of the window, as everything down to the CPU time.
+    /// Of the window, like all members down to the CPU time.
     pub seconds: f64,
     pub operations: u64,
-    /// Payload, of both directions.
+    /// Payload in both directions.
     pub bytes: u64,
     pub latency: Option<Latency>,
     pub cpu_seconds: f64,
-    /// Payload of the whole life, of both directions.
+    /// Payload of the whole run, in both directions.
     pub payload: u64,
-    /// What the loopback interface has carried meanwhile, with headers.
+    /// Bytes on the loopback interface meanwhile, including headers.
     pub loopback_bytes: u64,
-    /// On each connection, behind a reader that has stopped.
+    /// Per connection with a stopped reader.
     pub accepted_bytes: Option<f64>,
     pub kernel_bytes: Option<f64>,
-    /// The benchmark ended the filling, and not the kernel.
+    /// The benchmark stopped the filling rather than the kernel.
     pub limited: bool,
 }
 
@@ -138,7 +138,7 @@ impl ClientReport {
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct ServerReport {
-    /// Messages after those that warmed up, and the CPU time since.
+    /// Messages after the warm-up, and the CPU time since.
     pub messages: u64,
     pub cpu_seconds: f64,
 }
@@ -177,7 +177,7 @@ pub fn work(job: &Job) -> Result<()> {
     }
 }
 
-/// Takes the process's place, before it has a socket. It ends with the process that started it, and when it hangs.
+/// Takes the process's place before it has a socket. It is killed if its parent exits or it hangs.
 fn settle(job: &Job) -> Result<()> {
     set_pdeathsig(Signal::SIGKILL)?;
     alarm::set(DEADLINE + (job.task.window_ms / 1000) as u32);
@@ -198,7 +198,7 @@ fn settle(job: &Job) -> Result<()> {
     sched_setaffinity(Pid::from_raw(0), &cores).with_context(|| format!("failed to stay on processor {core}"))
 }
 
-/// One line, at once.
+/// One line, flushed at once.
 fn say(what: &impl Serialize) -> Result<()> {
     let mut line = serde_json::to_string(what)?;
     line.push('\n');
@@ -207,7 +207,7 @@ fn say(what: &impl Serialize) -> Result<()> {
     Ok(out.flush()?)
 }
 
-/// What the loopback interface of this network namespace has received.
+/// Bytes received on the loopback interface of this network namespace.
 fn loopback_bytes() -> u64 {
     let text = fs::read_to_string("/proc/self/net/dev").unwrap_or_default();
     let line = text

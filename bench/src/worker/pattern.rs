@@ -1,18 +1,18 @@
-//! The bytes that connections carry: known by their place in the stream, so that each arrival can be checked.
+//! The payload of connections: each byte is known by its position in the stream, so that arrivals can be checked.
 
 use anyhow::{Result, ensure};
 
-/// Divides no size of a message or buffer, so that bytes out of place differ from those that belong there.
+/// Divides no message or buffer size, so that misplaced bytes differ from the expected ones.
 const PERIOD: usize = 4093;
-/// Bytes at either end of an arrival that are always looked at.
+/// Bytes at either end of an arrival that are always checked.
 const EDGE: usize = 8;
-/// Every so many arrivals all bytes are looked at: always would cost more than some of what is measured.
+/// One in this many arrivals is checked completely; checking all would cost more than some of what is measured.
 const THOROUGH: u64 = 64;
 
 pub struct Pattern(Vec<u8>);
 
 impl Pattern {
-    /// For pieces of at most so many bytes.
+    /// For pieces of up to this many bytes.
     pub fn new(longest: usize) -> Self {
         let mut bytes = Vec::with_capacity(PERIOD + longest);
         let mut state: u32 = 0x9e37_79b9;
@@ -30,13 +30,13 @@ impl Pattern {
         Self(bytes)
     }
 
-    /// So many bytes from a place of the stream on.
+    /// The bytes at a position of the stream.
     pub fn at(&self, place: u64, length: usize) -> &[u8] {
         let begin = (place % PERIOD as u64) as usize;
         &self.0[begin..begin + length]
     }
 
-    /// Fails if an arrival is not what was sent at its place. `number` counts the arrivals of a connection.
+    /// Fails if an arrival is not what was sent at its position. `number` counts the arrivals of a connection.
     pub fn check(&self, place: u64, arrival: &[u8], number: u64) -> Result<()> {
         let expected = self.at(place, arrival.len());
         let edge = arrival.len().min(EDGE);

@@ -1,20 +1,20 @@
-//! One end of a connection that carries messages of one size: what is due to be sent, and what has arrived.
+//! One end of a connection that carries messages of one size: what it has yet to send, and what has arrived.
 
 use anyhow::{Result, ensure};
 
 use super::pattern::Pattern;
 use super::socket::Socket;
 
-/// One call of `recv` asks for at most so many bytes.
+/// The most bytes that one call of `recv` asks for.
 pub const BUFFER: usize = 128 << 10;
 
 pub struct Peer {
     pub socket: Socket,
-    /// Bytes of a message.
+    /// Bytes per message.
     size: usize,
-    /// What is left to send of the present message.
+    /// Bytes left to send of the current message.
     outgoing: usize,
-    /// What has arrived of the present message.
+    /// Bytes received of the current message.
     incoming: usize,
     pub sent: u64,
     pub received: u64,
@@ -24,13 +24,13 @@ pub struct Peer {
 pub enum Arrival {
     /// A message is complete.
     Message,
-    /// Less than a message, and there is no more for now.
+    /// Less than a message, and no more for now.
     Part,
-    /// The other end has closed, between two messages.
+    /// The peer has closed, between two messages.
     End,
 }
 
-/// What every end uses in turn.
+/// Buffers shared by all ends.
 pub struct Buffers {
     pub pattern: Pattern,
     pub received: Vec<u8>,
@@ -58,13 +58,13 @@ impl Peer {
         }
     }
 
-    /// Begins a message; true if all of it was taken. What was not is sent by [`Self::flush`].
+    /// Starts a message; true if all of it was taken. [`Self::flush`] sends the rest.
     pub fn send(&mut self, buffers: &Buffers) -> Result<bool> {
         self.outgoing = self.size;
         self.flush(buffers)
     }
 
-    /// Goes on with a message, or begins one; true if nothing is left of it.
+    /// Continues a message, or starts one; true if nothing is left of it.
     pub fn send_on(&mut self, buffers: &Buffers) -> Result<bool> {
         if self.is_sending() {
             self.flush(buffers)
@@ -73,12 +73,12 @@ impl Peer {
         }
     }
 
-    /// A message has been begun, and not all of it was taken.
+    /// A message was started, and not all of it was taken.
     pub fn is_sending(&self) -> bool {
         self.outgoing > 0
     }
 
-    /// Sends what is left of a message; true if there is nothing left then.
+    /// Sends the rest of a message; true if nothing is left.
     pub fn flush(&mut self, buffers: &Buffers) -> Result<bool> {
         while self.outgoing > 0 {
             let Some(taken) = self.socket.send(buffers.pattern.at(self.sent, self.outgoing))? else {
@@ -90,7 +90,7 @@ impl Peer {
         Ok(true)
     }
 
-    /// Receives until a message is complete or, on a non-blocking socket, nothing is left.
+    /// Receives until a message is complete or, on a non-blocking socket, the queue is empty.
     pub fn receive(&mut self, buffers: &mut Buffers) -> Result<Arrival> {
         loop {
             let Some(got) = self.socket.receive(&mut buffers.received)? else {

@@ -1,4 +1,4 @@
-//! The serving side of everything that is asked and answered. A connection that ends before anything was sent ends it.
+//! The serving side of all requests and responses. A connection that ends before anything was sent stops the server.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ use crate::cases::{Programs, Workload};
 
 const LISTENER: u64 = 0;
 
-/// The messages of all connections, and the CPU time since the last that warmed up.
+/// The messages of all connections, and the CPU time since the end of the warm-up.
 struct Count<'task> {
     task: &'task Task,
     messages: u64,

@@ -1,4 +1,4 @@
-//! Stream sockets of TCP and of the Unix family behind one face, so that every column makes the same system calls.
+//! TCP and Unix stream sockets behind one interface, so that every column makes the same system calls.
 
 use std::net::{SocketAddrV4, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -20,11 +20,11 @@ use crate::cases::Programs;
 #[serde(rename_all = "kebab-case")]
 pub enum Address {
     Tcp(SocketAddrV4),
-    /// A name of the abstract namespace, which leaves no file behind.
+    /// A name in the abstract namespace, which leaves no file behind.
     Unix(String),
 }
 
-/// Whether small messages go at once, and whether calls wait.
+/// Whether small messages are sent at once, and whether calls block.
 #[derive(Clone, Copy, Debug)]
 pub struct Manner {
     pub programs: Programs,
@@ -40,7 +40,7 @@ impl Manner {
 /// A connected socket.
 pub struct Socket(OwnedFd);
 
-/// A call on a socket that does not wait, where there was nothing to do.
+/// `None` if a call on a non-blocking socket had nothing to do.
 fn unless_it_would_block<T>(result: nix::Result<T>) -> nix::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
@@ -50,7 +50,7 @@ fn unless_it_would_block<T>(result: nix::Result<T>) -> nix::Result<Option<T>> {
 }
 
 impl Socket {
-    /// Connects, and waits until it has connected. The socket is what it is to be from its creation on.
+    /// Connects, and waits for the connection. The socket has its final settings from its creation on.
     pub fn connect(address: &Address, manner: Manner) -> Result<Self> {
         let family = match address {
             Address::Tcp(_) => AddressFamily::Inet,
@@ -89,12 +89,12 @@ impl Socket {
         Ok(())
     }
 
-    /// How many bytes were taken; none if there is no room.
+    /// The bytes taken; `None` if there is no room.
     pub fn send(&self, bytes: &[u8]) -> nix::Result<Option<usize>> {
         unless_it_would_block(socket::send(self.raw(), bytes, MsgFlags::MSG_NOSIGNAL))
     }
 
-    /// How many bytes there were, 0 at the end; none if nothing has arrived.
+    /// The bytes received, 0 at the end; `None` if nothing has arrived.
     pub fn receive(&self, buffer: &mut [u8]) -> nix::Result<Option<usize>> {
         unless_it_would_block(socket::recv(self.raw(), buffer, MsgFlags::empty()))
     }
@@ -120,7 +120,7 @@ pub enum Listener {
 }
 
 impl Listener {
-    /// Port 0 is any that is free.
+    /// Port 0 stands for any free port.
     pub fn bind(address: &Address, manner: Manner) -> Result<Self> {
         let listener = match address {
             Address::Tcp(address) => {
@@ -137,7 +137,7 @@ impl Listener {
         Ok(listener)
     }
 
-    /// Where clients find it.
+    /// The address for clients.
     pub fn address(&self, bound: &Address) -> Result<Address> {
         let mut address = bound.clone();
         if let (Self::Tcp(listener, _), Address::Tcp(address)) = (self, &mut address) {
@@ -173,7 +173,7 @@ impl AsFd for Listener {
     }
 }
 
-/// What an event loop waits for. Level-triggered.
+/// The event loop's epoll instance, level-triggered.
 pub struct Events {
     epoll: Epoll,
     ready: Vec<EpollEvent>,
@@ -191,7 +191,7 @@ impl Events {
         self.epoll.add(socket, EpollEvent::new(what, token))
     }
 
-    /// From now on this instead.
+    /// Waits for this instead from now on.
     pub fn change(&self, socket: &impl AsFd, token: u64, what: EpollFlags) -> nix::Result<()> {
         self.epoll.modify(socket, &mut EpollEvent::new(what, token))
     }
@@ -200,7 +200,7 @@ impl Events {
         self.epoll.delete(socket)
     }
 
-    /// The tokens of those that are ready, as soon as there is one.
+    /// Waits, and returns the tokens that are ready.
     pub fn wait(&mut self) -> nix::Result<impl Iterator<Item = (u64, EpollFlags)> + use<'_>> {
         let count = self.epoll.wait(&mut self.ready, EpollTimeout::NONE)?;
         let ready = self.ready[..count].iter();

@@ -1,4 +1,4 @@
-//! How much connections take whose reader has stopped, and what that costs the kernel.
+//! How much a connection accepts while its reader is stopped, and what that costs the kernel.
 
 use std::fs;
 use std::thread;
@@ -12,15 +12,15 @@ use super::peer::{Arrival, Buffers, Peer};
 use super::socket::{Address, Socket};
 use super::{ClientReport, Task};
 
-/// The queues are full when nothing was taken for so long.
+/// The queues are full if nothing was taken for this long.
 const FULL: Duration = Duration::from_millis(100);
 const STEP: Duration = Duration::from_millis(5);
-/// Messages that one connection sends before it is the next one's turn.
+/// Messages that one connection sends before the next one's turn.
 const TURN: usize = 64;
-/// An accelerator that knows no bound is stopped at so many bytes on each connection, or so much memory of the kernel.
+/// Limits for an accelerator without a bound: bytes per connection, and kernel memory.
 const MOST_TAKEN: u64 = 64 << 20;
 const MOST_MEMORY: u64 = 1 << 30;
-/// Turns between two looks at the memory.
+/// Turns between two checks of the memory.
 const LOOK: u32 = 64;
 
 pub fn fill(task: &Task, address: &Address) -> Result<ClientReport> {
@@ -48,7 +48,7 @@ pub fn fill(task: &Task, address: &Address) -> Result<ClientReport> {
     })
 }
 
-/// Round trips, so that the connection is accelerated if it is to be.
+/// Round trips, so that the connection is accelerated if it will be.
 fn warm_up(task: &Task, peer: &mut Peer, buffers: &mut Buffers) -> Result<()> {
     for _ in 0..task.warm_up {
         while !peer.send_on(buffers)? {
@@ -61,7 +61,7 @@ fn warm_up(task: &Task, peer: &mut Peer, buffers: &mut Buffers) -> Result<()> {
     Ok(())
 }
 
-/// True if the limits of the benchmark ended it, and not the kernel.
+/// True if a limit of the benchmark stopped it rather than the kernel.
 fn send_until_full(peers: &mut [Peer], buffers: &Buffers) -> Result<bool> {
     let slab = Memory::now()?.slab;
     let mut last = Instant::now();
@@ -87,7 +87,7 @@ fn send_until_full(peers: &mut [Peer], buffers: &Buffers) -> Result<bool> {
     Ok(false)
 }
 
-/// At most a turn of one connection.
+/// At most one turn of a connection.
 fn send_until_refused(peer: &mut Peer, buffers: &Buffers) -> Result<()> {
     for _ in 0..TURN {
         if !peer.send_on(buffers)? {
@@ -97,11 +97,11 @@ fn send_until_refused(peer: &mut Peer, buffers: &Buffers) -> Result<()> {
     Ok(())
 }
 
-/// What the kernel holds and cannot give up, in bytes.
+/// Kernel memory that cannot be reclaimed, in bytes.
 struct Memory {
-    /// All of the machine's but what is free, the programs', and caches.
+    /// All memory of the machine except free memory, the programs' memory and caches.
     kernel: u64,
-    /// The part of it that consists of small objects.
+    /// The part of it in small objects (slab).
     slab: u64,
 }
 
@@ -116,7 +116,7 @@ impl Memory {
             "KReclaimable",
             "PageTables",
         ];
-        // The counters of the processors are summed up when somebody reads this, else once a second.
+        // Reading this file sums up the per-CPU counters, which otherwise happens once a second.
         let _ = fs::read("/proc/sys/vm/stat_refresh");
         let text = fs::read_to_string("/proc/meminfo").context("failed to read /proc/meminfo")?;
         let bytes = |name: &str| -> Result<u64> {
@@ -137,7 +137,7 @@ impl Memory {
     }
 }
 
-/// Free pages that the processors keep for themselves, in bytes: MemFree is without them.
+/// Free pages on the per-CPU lists, in bytes: MemFree does not include them.
 fn pages_at_hand() -> Result<u64> {
     let text = fs::read_to_string("/proc/zoneinfo").context("failed to read /proc/zoneinfo")?;
     let counts = text.lines().filter_map(|line| line.trim().strip_prefix("count:"));

@@ -1,4 +1,4 @@
-//! One direction at full speed: from the moment of connection until the receiver has said that everything arrived.
+//! One direction at full speed: from the connect until the receiver has confirmed that everything arrived.
 
 use anyhow::{Result, bail, ensure};
 use nix::sys::epoll::EpollFlags;
@@ -9,11 +9,11 @@ use super::socket::{Address, Events, Listener, Socket};
 use super::{ClientReport, ServerReport, Task};
 use crate::cases::Programs;
 
-/// The sender looks at the clock once in so many bytes, or messages.
+/// How many bytes, or messages, the sender sends between two looks at the clock.
 const LOOK_BYTES: usize = 1 << 16;
 const LOOK_MESSAGES: usize = 64;
 
-/// Waits where the socket does not.
+/// Waits if the socket does not block.
 struct Wait(Option<Events>);
 
 impl Wait {
@@ -101,7 +101,7 @@ pub fn receive(task: &Task, listener: &Listener) -> Result<ServerReport> {
                     .check(received, &buffers.received[..got], arrivals)?;
                 received += got as u64;
                 arrivals += 1;
-                // A short read has taken all there was.
+                // A short read has emptied the queue.
                 if got < BUFFER && task.programs == Programs::Nonblocking {
                     readable.wait()?;
                 }

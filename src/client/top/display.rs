@@ -1,26 +1,26 @@
-//! What the user has chosen to see, and the keys that change it.
+//! The user's choice of what to show, and the keys that change it.
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use super::table::Order;
 
-/// One line, for the foot of the screen.
+/// One line, at the bottom of the screen.
 pub const HELP: &str = "q quit  s sort  r reverse  \u{2191} \u{2193} PgUp PgDn scroll  p pause  h help";
 
 #[derive(Debug, Default)]
 pub struct Display {
     pub order: Order,
     pub is_reversed: bool,
-    /// The first flow that is shown; drawing keeps it in range.
+    /// Index of the first flow shown; drawing keeps it in range.
     pub first: usize,
-    /// How many flows the screen has shown last.
+    /// How many flows the screen showed last.
     pub page: usize,
     pub is_paused: bool,
     pub shows_help: bool,
 }
 
 impl Display {
-    /// Whether to go on.
+    /// False to quit.
     pub fn press(&mut self, key: KeyEvent) -> bool {
         if key.kind == KeyEventKind::Release {
             return true;

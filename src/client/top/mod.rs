@@ -1,4 +1,4 @@
-//! `sockredir top`: what an instance does, again and again, on a screen or as lines of text.
+//! `sockredir top`: the activity of an instance, refreshed on a screen or as lines of text.
 
 mod display;
 mod plain;
@@ -27,14 +27,14 @@ use crate::model::text::folders;
 use display::Display;
 use rates::{Sample, View};
 
-/// What wakes the loop before its next sample is due.
+/// Wakes the loop before its next sample is due.
 enum Input {
     /// SIGINT, SIGTERM or SIGHUP.
     Stop,
     Terminal(io::Result<Event>),
 }
 
-/// The terminal, as a screen until it is dropped.
+/// The terminal in screen mode until dropped.
 struct Screen(DefaultTerminal);
 
 impl Screen {
@@ -53,7 +53,7 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        // In a panic its hook has done it already, before the message.
+        // In a panic the hook has already done it, before the message.
         if !thread::panicking() {
             give_back();
         }
@@ -61,15 +61,15 @@ impl Drop for Screen {
 }
 
 fn give_back() {
-    // A terminal that has gone needs nothing.
+    // A terminal that has gone needs no restoring.
     let _ = ratatui::try_restore();
 }
 
-/// Shows it until a signal or the key for that. Fails where the instance cannot be asked any more.
+/// Runs until a signal or the quit key. Fails once the instance cannot be asked any more.
 pub fn top(args: &TopArgs) -> Result<ExitCode> {
     let (sender, inputs) = mpsc::channel();
     let stop = sender.clone();
-    // A receiver that has gone is waiting for nothing any more.
+    // A receiver that has gone no longer waits for anything.
     ctrlc::set_handler(move || drop(stop.send(Input::Stop))).context("failed to catch SIGINT and SIGTERM")?;
     let cgroup = args.cgroup.as_deref();
     let interval = Duration::from_secs(args.interval);
@@ -94,7 +94,7 @@ fn sample(cgroup: Option<&Path>) -> Result<Sample> {
     Ok(Sample { at, status, flows })
 }
 
-/// One line: `status` as that command prints it, and the flows.
+/// One line: `status` as printed by that command, and the flows.
 fn json(view: &View) -> Result<String> {
     #[derive(Serialize)]
     struct Line<'a> {
@@ -108,7 +108,7 @@ fn json(view: &View) -> Result<String> {
     Ok(serde_json::to_string(&line)? + "\n")
 }
 
-/// The view that follows another; an instance that does not answer any more is the end.
+/// The view after another one; fails if the instance no longer answers.
 fn next(cgroup: Option<&Path>, view: &View) -> Result<View> {
     let sample = sample(cgroup).with_context(|| {
         let shown = folders(&view.status.instance.cgroups);
@@ -125,7 +125,7 @@ fn on_screen(
     sender: Sender<Input>,
 ) -> Result<()> {
     let mut screen = Screen::take()?;
-    // It waits for the terminal until the process ends.
+    // This thread waits for the terminal until the process exits.
     thread::spawn(move || forward_events(&sender));
     let mut display = Display::default();
     let mut due = Instant::now() + interval;
@@ -149,7 +149,7 @@ fn on_screen(
     }
 }
 
-/// Keys and changes of the size, until one cannot be read.
+/// Forwards keys and resizes, until one cannot be read.
 fn forward_events(sender: &Sender<Input>) {
     loop {
         let event = event::read();
@@ -174,7 +174,7 @@ fn as_text(
         }
         view = next(cgroup, &view)?;
         match out.write_all(show(&view)?.as_bytes()).and_then(|()| out.flush()) {
-            // A reader that has had enough is no failure.
+            // A reader that has closed its end is not an error.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
             written => written.context("failed to write to standard output")?,
         }

@@ -1,4 +1,4 @@
-//! A view as text, for where there is no screen.
+//! A view as text, for output that is not a screen.
 
 use std::fmt::Write as _;
 use std::time::{Duration, UNIX_EPOCH};
@@ -8,10 +8,10 @@ use super::table::{Column, GAP, Order, fit, ordered};
 use crate::model::document::FlowState;
 use crate::model::text::{bytes, percent, short};
 
-/// The flows that are printed: those with the highest rates.
+/// How many flows are printed: those with the highest rates.
 const FLOWS: usize = 10;
 
-/// One line of status, the flows with the highest rates below their titles, and an empty line.
+/// A status line, the flows with the highest rates below their titles, and an empty line.
 pub fn text(view: &View) -> String {
     let mut text = status_line(view);
     let columns = fit(usize::MAX, &view.rows);

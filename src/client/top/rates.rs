@@ -1,4 +1,4 @@
-//! What has changed between two samples: the rates of each flow and of all traffic, and the reasons that were counted.
+//! The change between two samples: the rates of each flow and of all traffic, and the reasons counted.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -8,26 +8,26 @@ use crate::model::counters::Counters;
 use crate::model::document::{Direction, Flow, FlowState, Flows, Status};
 use crate::model::reasons::Counter;
 
-/// Counters of these names tell why something is not redirected, ...
+/// Counters with these prefixes tell why something is not redirected, ...
 const REASONS: [&str; 4] = ["refused_", "tcp_only_", "drain_", "messages_"];
-/// ... but for these: what is redirected, and drains that have come to their end.
+/// ... except these: redirected messages, and completed drains.
 const NO_REASONS: [&str; 2] = ["messages_redirected", "drain_done"];
 
-/// What an instance told, and when.
+/// The answers of an instance, and when they came.
 pub struct Sample {
     pub at: Instant,
     pub status: Status,
     pub flows: Flows,
 }
 
-/// The newest sample, with what has changed since the one before.
+/// The newest sample and the changes since the previous one.
 pub struct View {
     at: Instant,
     pub status: Status,
-    /// The time between the two samples; none for the first one of an instance.
+    /// The time between the two samples; `None` for an instance's first.
     pub interval: Option<Duration>,
     pub traffic: Option<Traffic>,
-    /// Those that were counted, in the order of `enum counter`.
+    /// Those that are not 0, in the order of `enum counter`.
     pub reasons: Vec<Reason>,
     pub rows: Vec<Row>,
 }
@@ -36,9 +36,9 @@ pub struct View {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Traffic {
     pub redirected: Rate,
-    /// Through TCP, of ends in the socket map.
+    /// Through TCP, by ends in the socket map.
     pub mapped: Rate,
-    /// Through TCP, of all other connections, as far as they are seen in both samples.
+    /// Through TCP, by all other connections that are in both samples.
     pub other_bytes: f64,
 }
 
@@ -53,14 +53,14 @@ pub struct Reason {
     pub name: String,
     /// Since the start of the instance.
     pub total: u64,
-    /// Since the sample before; unknown where there is none.
+    /// Since the previous sample; unknown if there is none.
     pub recent: Option<u64>,
 }
 
-/// A flow, with both directions taken together.
+/// A flow, with both directions added up.
 pub struct Row {
     pub flow: Flow,
-    /// Unknown where the flow was not seen from its beginning or in the sample before.
+    /// Unknown if the flow was seen neither from its beginning nor in the previous sample.
     pub rates: Option<FlowRates>,
 }
 
@@ -71,7 +71,7 @@ pub struct FlowRates {
     pub tcp_bytes: f64,
     /// Unknown for flows that are not followed.
     pub messages: Option<f64>,
-    /// The part of `tcp_bytes` that was sent by an end in the socket map.
+    /// The part of `tcp_bytes` sent by ends in the socket map.
     mapped_bytes: f64,
 }
 
@@ -96,7 +96,7 @@ impl View {
         }
     }
 
-    /// How many connections are in a state.
+    /// The number of connections in a state.
     pub fn count(&self, state: FlowState) -> usize {
         self.rows.iter().filter(|row| row.flow.state == state).count()
     }
@@ -105,7 +105,7 @@ impl View {
 impl Traffic {
     fn of(counted: &Counters, rows: &[Row], interval: Duration) -> Self {
         let rate = |count: u64| per_second(count as f64, interval);
-        // What is on its way is counted by the one and not yet by the other: taken together, that is made up for.
+        // Data in flight is counted by only one of the two; the sum over all flows evens that out.
         let other = |rates: &FlowRates| rates.tcp_bytes - rates.mapped_bytes;
         let other_bytes: f64 = rows.iter().filter_map(|row| row.rates.as_ref()).map(other).sum();
         Self {
@@ -136,7 +136,7 @@ impl Row {
         self.rates.map(|rates| rates.redirected_bytes + rates.tcp_bytes)
     }
 
-    /// What both ends have not read yet.
+    /// Bytes that either end has not read yet.
     pub fn queue_bytes(&self) -> u64 {
         self.flow.to_server.queue_bytes + self.flow.to_client.queue_bytes
     }
@@ -167,7 +167,7 @@ fn reasons(total: &Counters, recent: Option<&Counters>) -> Vec<Reason> {
         .collect()
 }
 
-/// What a flow has in both samples, unless its ports were used again meanwhile.
+/// Identifies a flow in both samples, unless its ports were reused meanwhile.
 type Key = (Option<u64>, IpAddr, u16, IpAddr, u16);
 
 fn key_of(flow: &Flow) -> Key {
@@ -186,7 +186,7 @@ fn rows(flows: Vec<Flow>, earlier: &[Row], interval: Duration) -> Vec<Row> {
     flows.into_iter().map(row).collect()
 }
 
-/// What a flow has counted so far, in both directions.
+/// The counts of a flow so far, over both directions.
 #[derive(Default)]
 struct Counts {
     redirected_bytes: u64,

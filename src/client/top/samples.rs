@@ -1,4 +1,4 @@
-//! Samples that no instance has told, for the tests of `top`.
+//! Made-up samples for the tests of `top`.
 
 use std::time::{Duration, Instant};
 
@@ -55,7 +55,7 @@ fn status(values: [u64; 10]) -> Status {
     }
 }
 
-/// A flow that has counted so many bytes redirected and through TCP, all from the client, in messages of 100 bytes.
+/// A flow with this many bytes redirected and through TCP, all from the client, in messages of 100 bytes.
 pub fn flow(port: u16, redirected: u64, tcp: u64) -> Flow {
     let amount = |bytes| Amount {
         bytes,
@@ -77,7 +77,7 @@ pub fn flow(port: u16, redirected: u64, tcp: u64) -> Flow {
     }
 }
 
-/// One that is not followed: what is known of it is what TCP has carried.
+/// A flow that is not followed: only its TCP traffic is known.
 pub fn unfollowed(port: u16, tcp: u64) -> Flow {
     let mut flow = Flow {
         state: FlowState::TcpOnly,
@@ -103,7 +103,7 @@ pub fn sample(at: Instant, values: [u64; 10], flows: Vec<Flow>) -> Sample {
     }
 }
 
-/// The view of the second of two samples that lie two seconds apart.
+/// The view of the second of two samples taken two seconds apart.
 pub fn view(before: Vec<Flow>, after: Vec<Flow>) -> View {
     let begin = Instant::now();
     let first = View::of(

@@ -1,4 +1,4 @@
-//! Draws a view onto a screen of any size.
+//! Draws a view on a screen of any size.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -14,14 +14,14 @@ use super::table::{Column, GAP, fit, ordered};
 use crate::model::document::{FlowState, Instance};
 use crate::model::text::{bytes, elide, folders, percent, seconds, short};
 
-/// The lines of the table of flows without which it is not worth its place: two flows below its titles.
+/// The least height at which the table of flows is shown: two flows below its titles.
 const LEAST_FLOWS: u16 = 4;
-/// The width of the rates, and of what stands right of them where there is room.
+/// The width of the rates, and of the states to their right if there is room.
 const RATES_WIDTH: u16 = 46;
 const STATES_WIDTH: u16 = 30;
-/// The end of a cgroup's path that is shown in any case.
+/// Characters at the end of a cgroup's path that are always shown.
 const LEAST_CGROUP: usize = 12;
-/// A counter, two numbers and the space to the next one.
+/// A counter, two numbers and the gap to the next one.
 const REASON_WIDTH: usize = 39;
 
 pub fn draw(frame: &mut Frame<'_>, view: &View, display: &mut Display) {
@@ -35,8 +35,8 @@ pub fn draw(frame: &mut Frame<'_>, view: &View, display: &mut Display) {
     frame.render_widget(Line::from(HELP).reversed(), help);
 }
 
-/// Of the head, the traffic, the reasons, the flows and the help. The flows have what the others leave, and of those the
-/// reasons give way first.
+/// Heights of the head, the traffic, the reasons, the flows and the help. The flows get what is left, and the reasons
+/// shrink first.
 fn heights(area: Rect, reasons: usize, shows_help: bool) -> [Constraint; 5] {
     let help = u16::from(shows_help);
     let head = 2;
@@ -154,7 +154,7 @@ fn rate_lines(view: &View) -> Vec<Line<'static>> {
         titles,
         row("redirected", traffic.redirected).fg(color_of(FlowState::Admitted)),
         row("TCP, mapped", traffic.mapped),
-        // Messages are known of followed flows only.
+        // Messages are counted for followed flows only.
         line("TCP, other", "-", &bytes(other), &share(other)),
     ]
 }
@@ -176,7 +176,7 @@ fn state_lines(view: &View) -> Vec<Line<'static>> {
 }
 
 fn reason_columns(width: u16) -> usize {
-    // The last one needs no space behind it.
+    // The last column needs no gap behind it.
     ((usize::from(width) + 3) / REASON_WIDTH).max(1)
 }
 
@@ -219,7 +219,7 @@ fn reason_line(reason: &Reason) -> Line<'static> {
     }
 }
 
-/// So many of the reasons, in their order: those of the last interval first, and of these the most frequent.
+/// At most this many reasons in their order, preferring those of the last interval, and then the most frequent.
 fn chosen(reasons: &[Reason], most: usize) -> Vec<&Reason> {
     let mut places: Vec<usize> = (0..reasons.len()).collect();
     places.sort_by_key(|place| {
@@ -289,7 +289,7 @@ mod tests {
     use super::*;
     use crate::client::top::samples::many;
 
-    /// What a screen of this size shows.
+    /// The contents of a screen of this size.
     fn shown(view: &View, display: &mut Display, width: u16, height: u16) -> String {
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
         terminal.draw(|frame| draw(frame, view, display)).unwrap();

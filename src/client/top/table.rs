@@ -1,4 +1,4 @@
-//! The table of flows: its columns, what gives way where there is little room, and the order of its rows.
+//! The table of flows: its columns, which of them give way when space is short, and the order of its rows.
 
 use std::cmp::Ordering;
 
@@ -23,7 +23,7 @@ pub enum Column {
     Age,
 }
 
-/// The first to have a place comes first.
+/// In the order in which columns are given space.
 const IMPORTANCE: [Column; 12] = [
     Column::State,
     Column::Redirected,
@@ -64,7 +64,7 @@ impl Column {
         self >= Self::Redirected
     }
 
-    /// The width below which it is not worth its place, and the one beyond which others come first.
+    /// The least useful width, and the width beyond which other columns come first.
     fn widths(self) -> (usize, usize) {
         match self {
             Self::State => (8, 8),
@@ -99,7 +99,7 @@ impl Column {
         }
     }
 
-    /// The length of its longest text; all numbers are short.
+    /// The length of the column's longest text; numbers are always short.
     fn longest(self, rows: &[Row]) -> usize {
         if self.is_number() {
             return 0;
@@ -108,7 +108,7 @@ impl Column {
         lengths.max().unwrap_or_default()
     }
 
-    /// The text in this width, right-aligned if it is a number, without what matters least of it.
+    /// The text at this width, right-aligned if it is a number, with its least important part elided.
     pub fn cell(self, row: &Row, width: usize) -> String {
         let text = self.text(row);
         let kept = match self {
@@ -140,12 +140,12 @@ fn address(end: &End) -> String {
     std::net::SocketAddr::new(end.address, end.port).to_string()
 }
 
-/// The first one, and how many others hold the socket as well.
+/// The first process, and how many others hold the socket.
 fn processes(processes: &[Process]) -> String {
     let Some((Process { pid, name, .. }, others)) = processes.split_first() else {
         return unknown();
     };
-    // A program may call itself what it likes.
+    // A program may choose any name.
     let name = name.replace(char::is_control, "?");
     match others.len() {
         0 => format!("{name}[{pid}]"),
@@ -160,7 +160,7 @@ fn netns(client: &End, server: &End) -> String {
     }
 }
 
-/// The columns that have a place in this width, from left to right, each with its own.
+/// The columns that fit, from left to right, with their widths.
 pub fn fit(width: usize, rows: &[Row]) -> Vec<(Column, usize)> {
     let are_apart = are_in_several_namespaces(rows);
     let wanted = IMPORTANCE
@@ -201,7 +201,7 @@ fn are_in_several_namespaces(rows: &[Row]) -> bool {
     known.any(|netns| Some(netns) != first)
 }
 
-/// What the rows are ordered by.
+/// The sort key of the rows.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Order {
     /// Bytes per second, redirected and through TCP.
@@ -280,7 +280,7 @@ fn program(end: &End) -> Option<(&str, u32)> {
         .map(|process| (process.name.as_str(), process.pid))
 }
 
-/// The rows in this order. Those that are equal in it keep their places from one sample to the next.
+/// The rows in this order. Ties keep their places from one sample to the next.
 pub fn ordered(rows: &[Row], order: Order, is_reversed: bool) -> Vec<&Row> {
     let place = |row: &Row| {
         let (client, server) = (&row.flow.client, &row.flow.server);

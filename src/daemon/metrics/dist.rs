@@ -1,4 +1,4 @@
-//! Holds the text of the metrics, the dashboard, the alerts and docs/operating.md to each other.
+//! Keeps the metrics, the dashboard, the alerts and docs/operating.md consistent.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,14 +15,14 @@ const DASHBOARD: &str = include_str!("../../../dist/grafana/sockredir.json");
 const RULES: &str = include_str!("../../../dist/prometheus/sockredir.rules.yml");
 const DOCUMENT: &str = include_str!("../../../docs/operating.md");
 
-/// Words that begin so, such as names of metrics.
+/// Words with this prefix, such as names of metrics.
 fn words<'a>(text: &'a str, begin: &'a str) -> impl Iterator<Item = &'a str> {
     let is_part = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
     let words = text.split(move |letter| !is_part(letter));
     words.filter(move |word| word.starts_with(begin))
 }
 
-/// A metric as its comments and its first sample describe it: a row of the table in docs/operating.md.
+/// A metric by its comments and first sample: a row of the table in docs/operating.md.
 fn rows(text: &str) -> Vec<String> {
     text.split("# HELP ")
         .skip(1)
@@ -41,7 +41,7 @@ fn rows(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// What promtool says in the folder of the project beside that all is well. It has to succeed.
+/// The output of promtool, run in the project's folder. It has to succeed.
 fn promtool(arguments: &[&str], input: &str) -> String {
     let mut command = Command::new("promtool");
     command
@@ -81,7 +81,7 @@ fn alerts_fire_in_trouble_and_only_then() {
     promtool(&["test", "rules", "tests/alerts.yml"], "");
 }
 
-/// Everything of that name in a value.
+/// Every string member of that name within a value.
 fn collect<'a>(value: &'a Value, name: &str) -> Vec<&'a str> {
     match value {
         Value::Object(object) => {
@@ -94,7 +94,7 @@ fn collect<'a>(value: &'a Value, name: &str) -> Vec<&'a str> {
     }
 }
 
-/// As rules, which promtool can check.
+/// Wrapped as rules, which promtool can check.
 #[test]
 fn promtool_understands_the_expressions_of_the_dashboard() {
     let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();

@@ -1,4 +1,4 @@
-//! Serves the metrics over HTTP, in threads of its own: no client holds up another one, or the stop of the tool.
+//! Serves the metrics over HTTP in threads of their own, so that no client delays another one or the shutdown.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -13,19 +13,19 @@ use nix::sys::socket::{Shutdown, shutdown};
 
 use crate::model::document::Status;
 
-/// Clients that are served at a time; a further one is sent away. Each costs a thread and a file descriptor.
+/// Clients served at a time; further ones are turned away. Each costs a thread and a file descriptor.
 const MOST_CLIENTS: usize = 16;
-/// How long a client may take for its request, and then for each part of the answer.
+/// How long a client may take to send its request, and then to receive each part of the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The most bytes and headers of a request.
+/// Limits on the bytes and headers of a request.
 const HEAD_BYTES: usize = 8192;
 const HEADERS: usize = 64;
-/// After a client could not be accepted, as where there are no file descriptors left.
+/// Delay after a failed accept, such as when file descriptors run out.
 const RETRY: Duration = Duration::from_secs(1);
 
 const INDEX: &str = "<!doctype html>\n<title>sockredir</title>\n<a href=\"/metrics\">metrics</a>\n";
 
-/// A socket that clients of the metrics may connect to.
+/// A listening socket for the metrics.
 pub struct Listener(TcpListener);
 
 impl Listener {
@@ -43,14 +43,14 @@ impl Listener {
         }
     }
 
-    /// Where it listens, with the port that it was given.
+    /// The address it listens on, with the actual port.
     pub fn address(&self) -> Result<SocketAddr> {
         self.0
             .local_addr()
             .context("failed to ask for the address of the metrics")
     }
 
-    /// Answers from now on. `status` is called for each scrape, one at a time.
+    /// Answers from now on. `status` is called for each scrape, never concurrently.
     pub fn serve(self, status: impl Fn() -> Result<Status> + Send + 'static) -> Result<Server> {
         let status = Arc::new(Mutex::new(status));
         let listener = self
@@ -83,7 +83,7 @@ impl Listener {
     }
 }
 
-/// Answers until it is dropped; its address is free then.
+/// Answers until dropped, which frees its address.
 pub struct Server {
     listener: TcpListener,
     thread: Option<JoinHandle<()>>,
@@ -92,14 +92,14 @@ pub struct Server {
 impl Drop for Server {
     fn drop(&mut self) {
         let stopped = shutdown(self.listener.as_raw_fd(), Shutdown::Both);
-        // A thread that could not be stopped is not waited for.
+        // A thread that could not be stopped is not joined.
         if let Some(thread) = self.thread.take().filter(|_| stopped.is_ok()) {
             let _ = thread.join();
         }
     }
 }
 
-/// One request and its answer. A client that does not take part in that is left.
+/// One request and its answer. A client that stalls or has gone is dropped.
 fn serve(mut client: TcpStream, status: &Mutex<impl Fn() -> Result<Status>>) {
     let metrics = || {
         let status = status
@@ -123,13 +123,13 @@ struct Request {
     path: String,
 }
 
-/// Reads the request; none if it is not one.
+/// Reads the request; `None` if it is malformed.
 fn ask(client: &mut TcpStream) -> io::Result<Option<Request>> {
     let deadline = Instant::now() + PATIENCE;
     let mut head = [0; HEAD_BYTES];
     let mut length = 0;
     while length < head.len() {
-        // An error where nothing is left.
+        // An error once no time is left.
         client.set_read_timeout(Some(deadline.saturating_duration_since(Instant::now())))?;
         match client.read(&mut head[length..])? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -156,7 +156,7 @@ struct Answer {
     status: &'static str,
     kind: &'static str,
     body: String,
-    /// Only the head is sent.
+    /// Send only the head.
     is_head: bool,
 }
 
@@ -214,7 +214,7 @@ mod tests {
     use super::*;
     use crate::daemon::metrics::text::sample;
 
-    /// Bounds every read and write.
+    /// Timeout of every read and write.
     const TIME: Duration = Duration::from_secs(60);
 
     fn connect(address: SocketAddr) -> TcpStream {
@@ -224,7 +224,7 @@ mod tests {
         client
     }
 
-    /// What comes for a request, until the end of the connection.
+    /// The answer to a request, up to the end of the connection.
     fn exchange(address: SocketAddr, request: &str) -> io::Result<String> {
         let mut client = connect(address);
         client.write_all(request.as_bytes())?;
@@ -327,7 +327,7 @@ mod tests {
         assert!(get(bound, "/metrics").starts_with("HTTP/1.1 200 "));
     }
 
-    /// However many there are, they cost no more than so many threads and file descriptors, and not for long.
+    /// However many clients there are, threads and file descriptors stay bounded, and none is held for long.
     #[test]
     fn too_many_clients_are_sent_away_and_silent_ones_too() {
         let (_server, bound) = start(|| Ok(sample()));

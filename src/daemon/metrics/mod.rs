@@ -1,4 +1,4 @@
-//! `run --metrics`: what an instance tells, for Prometheus.
+//! `run --metrics`: the status of an instance, for Prometheus.
 
 #[cfg(test)]
 mod dist;

@@ -1,4 +1,4 @@
-//! The metrics: their names, what they mean, and their text.
+//! The metrics: names, meanings and text format.
 
 use anyhow::Result;
 use prometheus::{Gauge, GaugeVec, IntCounterVec, Opts, Registry, TextEncoder};
@@ -6,11 +6,11 @@ use prometheus::{Gauge, GaugeVec, IntCounterVec, Opts, Registry, TextEncoder};
 use crate::model::counters::Counters;
 use crate::model::document::{Adoption, FlowState, FlowsByState, Instance, Maps, Queues, Status};
 
-/// A metric that is made of counters.
+/// A metric made of counters.
 struct Family {
     name: &'static str,
     help: &'static str,
-    /// How the names of its counters begin. The first family that fits has a counter.
+    /// Prefix of its counters' names. A counter belongs to the first family that matches.
     prefix: &'static str,
     /// `reason` is the name of the counter, `path` is where the message or its bytes went.
     labels: &'static [&'static str],
@@ -127,7 +127,7 @@ const FAMILIES: [Family; 18] = [
     },
 ];
 
-/// The text of a scrape. Every counter has a sample, those at 0 as well.
+/// The text of a scrape. Every counter has a sample, including those at 0.
 pub fn text(status: &Status) -> Result<String> {
     let registry = Registry::new();
     add_instance(&registry, &status.instance)?;
@@ -223,7 +223,7 @@ fn add_gauge(registry: &Registry, opts: Opts, value: f64) -> Result<()> {
     Ok(registry.register(Box::new(gauge))?)
 }
 
-/// A sample for each value of the label.
+/// One sample per value of the label.
 fn add_gauges(registry: &Registry, opts: Opts, label: &str, samples: &[(&str, u64)]) -> Result<()> {
     let gauges = GaugeVec::new(opts, &[label])?;
     for (name, value) in samples {
@@ -261,7 +261,7 @@ fn label_of<'a>(counter: &'a str, label: &str) -> &'a str {
     }
 }
 
-/// A status in which every figure is another number.
+/// A status in which every figure is distinct.
 #[cfg(test)]
 pub fn sample() -> Status {
     use crate::model::document::{FORMAT, Fill, Since};
@@ -333,7 +333,7 @@ mod tests {
 
     use super::*;
 
-    /// The samples of a text: what stands before the value, and the value.
+    /// The samples of a text: what precedes the value, and the value.
     fn samples(text: &str) -> Vec<(&str, f64)> {
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         lines
