@@ -19,13 +19,13 @@
 #define I_CTIME_QUERIED (1u << 31)
 
 /* System call registers, by architecture. */
-struct pt_regs___x86 {
+struct pt_regs___call_x86 {
 	unsigned long di;
 	/* Negative if the kernel was not entered by a system call. */
 	unsigned long orig_ax;
 } __attribute__((preserve_access_index));
 
-struct pt_regs___arm64 {
+struct pt_regs___call_arm64 {
 	__u64 regs[31];
 	__u64 orig_x0;
 	/* As above. */
@@ -281,8 +281,8 @@ static __always_inline void accepted_learn(struct program *program, __u16 port, 
 
 static __always_inline unsigned long first_argument(void *registers)
 {
-	struct pt_regs___arm64 *arm64 = registers;
-	struct pt_regs___x86 *x86 = registers;
+	struct pt_regs___call_arm64 *arm64 = registers;
+	struct pt_regs___call_x86 *x86 = registers;
 
 	if (bpf_core_field_exists(x86->di))
 		return BPF_CORE_READ(x86, di);
@@ -294,8 +294,8 @@ static __always_inline unsigned long first_argument(void *registers)
 /* The system call that a thread is in; negative if none. */
 static __always_inline long system_call_of(void *registers)
 {
-	struct pt_regs___arm64 *arm64 = registers;
-	struct pt_regs___x86 *x86 = registers;
+	struct pt_regs___call_arm64 *arm64 = registers;
+	struct pt_regs___call_x86 *x86 = registers;
 
 	if (bpf_core_field_exists(x86->orig_ax))
 		return BPF_CORE_READ(x86, orig_ax);
@@ -306,8 +306,8 @@ static __always_inline long system_call_of(void *registers)
 static __always_inline __u32 running_call(void)
 {
 	void *registers = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
-	struct pt_regs___arm64 *arm64 = registers;
-	struct pt_regs___x86 *x86 = registers;
+	struct pt_regs___call_arm64 *arm64 = registers;
+	struct pt_regs___call_x86 *x86 = registers;
 
 	if (bpf_core_field_exists(x86->orig_ax))
 		return x86->orig_ax;
