@@ -38,13 +38,10 @@ static __always_inline void holder_add(struct candidate *candidate, __u32 proces
  */
 static __always_inline bool is_inside(struct task_struct *thread, struct sock *sock)
 {
-	void *registers;
-
 	/* Linux 7 made it a byte. */
 	if (thread->__state & TASK_NORMAL || BPF_CORE_READ_BITFIELD(thread, on_cpu))
 		return false;
-	registers = (void *)bpf_task_pt_regs(thread);
-	return system_call_of(registers) >= 0 && sock_at(thread, first_argument(registers)) == sock;
+	return system_call_of(thread) >= 0 && sock_at(thread, first_argument(thread)) == sock;
 }
 
 /* True if a thread may have begun a call on the socket and not reached its lock. */

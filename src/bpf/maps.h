@@ -8,7 +8,7 @@
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_endian.h>
 
-#include "sockredir.h"
+#include "record.h"
 
 #define READ_ONCE(x) (*(volatile typeof(x) *)&(x))
 
@@ -30,6 +30,7 @@ volatile __u32 splice_works = 0;
 const volatile bool splices_seen = true;
 /* System calls that read a socket without recv (splice, getsockopt), 64-bit and 32-bit numbers. */
 const volatile __u32 calls_around_recv[4] = {};
+/* The number of sendfile. */
 const volatile __u32 call_sendfile = 0;
 /* A program is known to read by recv after this many reads, or bytes from one connection, without a splice:
  * those that splice do so after a connection's beginning, or with large messages only.
@@ -37,7 +38,7 @@ const volatile __u32 call_sendfile = 0;
 const volatile __u32 known_reads = 512;
 const volatile __u32 known_bytes = 128 << 10;
 
-/* After this many non-blocking accepted sockets, those of a program's other listeners count as such too. */
+/* After this many non-blocking accepted sockets, a program's later listeners at the same ports count as such. */
 const volatile __u32 known_accepted = 8;
 
 /* Messages that an end observes before it decides; fewer where the service has a high score. */

@@ -279,39 +279,27 @@ static __always_inline void accepted_learn(struct program *program, __u16 port, 
 		nature_learn(&program->accepts, nonblocking);
 }
 
-static __always_inline unsigned long first_argument(void *registers)
+static __always_inline unsigned long first_argument(struct task_struct *thread)
 {
+	void *registers = (void *)bpf_task_pt_regs(thread);
 	struct pt_regs___call_arm64 *arm64 = registers;
 	struct pt_regs___call_x86 *x86 = registers;
 
 	if (bpf_core_field_exists(x86->di))
-		return BPF_CORE_READ(x86, di);
-	if (bpf_core_field_exists(arm64->orig_x0))
-		return BPF_CORE_READ(arm64, orig_x0);
-	return ~0ul;
+		return x86->di;
+	return bpf_core_field_exists(arm64->orig_x0) ? arm64->orig_x0 : ~0ul;
 }
 
-/* The system call that a thread is in; negative if none. */
-static __always_inline long system_call_of(void *registers)
+/* The system call that a thread is in; negative if none. By plain loads: helpers would take four times as long. */
+static __always_inline long system_call_of(struct task_struct *thread)
 {
-	struct pt_regs___call_arm64 *arm64 = registers;
-	struct pt_regs___call_x86 *x86 = registers;
-
-	if (bpf_core_field_exists(x86->orig_ax))
-		return BPF_CORE_READ(x86, orig_ax);
-	return bpf_core_field_exists(arm64->syscallno) ? BPF_CORE_READ(arm64, syscallno) : -1;
-}
-
-/* The same for the running thread, by plain loads: helpers would take four times as long. */
-static __always_inline __u32 running_call(void)
-{
-	void *registers = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	void *registers = (void *)bpf_task_pt_regs(thread);
 	struct pt_regs___call_arm64 *arm64 = registers;
 	struct pt_regs___call_x86 *x86 = registers;
 
 	if (bpf_core_field_exists(x86->orig_ax))
 		return x86->orig_ax;
-	return bpf_core_field_exists(arm64->syscallno) ? arm64->syscallno : ~0u;
+	return bpf_core_field_exists(arm64->syscallno) ? arm64->syscallno : -1;
 }
 
 /* The socket behind a thread's descriptor, or NULL. */

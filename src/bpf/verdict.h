@@ -194,6 +194,12 @@ static __always_inline bool is_before_accept(struct end *end, struct flow *flow)
 	       !file_of(kernel_object((void *)peer, struct sock));
 }
 
+/* True for a message of a file whose pages TCP sends as they are. In the map each of them is copied. */
+static __always_inline bool is_sent_file(__u32 size)
+{
+	return size >= sendfile_bytes && system_call_of(bpf_get_current_task_btf()) == call_sendfile;
+}
+
 /* Looks at the first messages until the flow shows its nature: NO_REASON to go on observing, else the pattern
  * that admits it, or COUNTER_MESSAGES_TCP_ONLY.
  */
@@ -216,8 +222,7 @@ static __always_inline enum counter observe(struct end *end, struct flow *flow, 
 			flow_turns(flow, COUNTER_REFUSED_IO_URING);
 		return refuse(flow, COUNTER_TCP_ONLY_SPECIAL);
 	}
-	/* In the map each of its pages would be copied. */
-	if (size >= sendfile_bytes && running_call() == call_sendfile)
+	if (is_sent_file(size))
 		return refuse(flow, COUNTER_TCP_ONLY_SENDFILE);
 	/* The answers of an end that has not been adopted yet are not seen. */
 	if (end->adopted && !(flow_word(flow) & FLOW_END(!end->side)))
@@ -243,7 +248,7 @@ static __always_inline enum counter judge_own(struct end *end, struct flow *flow
 		return turn_back(flow, !end->accepted);
 	if (has_io_uring(bpf_get_current_task_btf()))
 		return send_back(flow, COUNTER_DRAIN_SPECIAL);
-	if (size >= sendfile_bytes && running_call() == call_sendfile)
+	if (is_sent_file(size))
 		return send_back(flow, COUNTER_DRAIN_SENDFILE);
 	/* Until the first redirect, what was sent before the receiver has accepted is still on its way through TCP. */
 	if (++end->round > (end->sent.messages ? gain_messages : FIRST_ROUND * gain_messages)) {

@@ -161,7 +161,7 @@ static __always_inline void notice_splice(struct sock *sock)
 /* Whether the running thread is in a system call that reads from a socket without recv. Every recv from TCP's own queue asks. */
 static __always_inline bool is_around_recv(void)
 {
-	__u32 call = running_call();
+	__u32 call = system_call_of(bpf_get_current_task_btf());
 
 	return call == calls_around_recv[0] || call == calls_around_recv[1] || call == calls_around_recv[2] ||
 	       call == calls_around_recv[3];
