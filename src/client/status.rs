@@ -7,10 +7,9 @@ use anyhow::Result;
 
 use super::ask;
 use crate::cli::StatusArgs;
-use crate::model::counters::Counters;
+use crate::model::counters::{Counter, Counters};
 use crate::model::document::{Adoption, Fill, Since, Status};
 use crate::model::output::print;
-use crate::model::reasons::Counter;
 use crate::model::text::{bytes, columns, folders, short};
 
 /// Prints it once. Fails if the instance cannot be asked.

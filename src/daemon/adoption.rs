@@ -9,10 +9,9 @@ use anyhow::Result;
 use super::request::Answer;
 use crate::cli::Adopt;
 use crate::datapath::{Datapath, ENTERING, Scan};
-use crate::model::counters::Counters;
+use crate::model::counters::{Counter, Counters};
 use crate::model::document::{Adopted, Adoption, FORMAT};
 use crate::model::finding::Finding;
-use crate::model::reasons::Counter;
 
 /// The interval after a scan that found something; doubled after one that did not. Adoption takes two sightings of an end.
 const FIRST: Duration = Duration::from_millis(250);

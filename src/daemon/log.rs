@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use crate::datapath::{Datapath, Decision};
-use crate::model::reasons::Counter;
+use crate::model::counters::Counter;
 
 /// Counts the decisions for which there was no room.
 const DROPPED: Counter = Counter::of("decisions_dropped");

@@ -19,9 +19,8 @@ use super::request::Request;
 use crate::cli::RunArgs;
 use crate::datapath::cgroup::{self, Cgroups};
 use crate::datapath::{Datapath, Ends, Namespaces};
-use crate::model::counters::Counters;
+use crate::model::counters::{Counter, Counters};
 use crate::model::output::announce;
-use crate::model::reasons::Counter;
 use crate::model::text::{bytes, percent, short};
 
 /// How often the cgroups are checked.

@@ -17,9 +17,8 @@ pub(crate) mod samples;
 pub(crate) mod socket;
 pub(crate) mod text;
 
-pub use counters::Counters;
+pub use counters::{Counter, Counters};
 pub use finding::Finding;
 pub use output::print;
 pub use ports::PortSet;
-pub use reasons::Counter;
 pub use safety::SafetyCheck;

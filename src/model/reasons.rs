@@ -10,41 +10,6 @@ pub struct Reason {
     pub remedy: &'static str,
 }
 
-/// The name of a counter that exists.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Counter(&'static str);
-
-impl Counter {
-    /// To be called in a constant, so that a name without a counter does not compile.
-    ///
-    /// # Panics
-    ///
-    /// If there is no counter of that name.
-    pub const fn of(name: &'static str) -> Self {
-        let mut index = 0;
-        while index < REASONS.len() - 1 {
-            if is_same(REASONS[index].name.as_bytes(), name.as_bytes()) {
-                return Self(name);
-            }
-            index += 1;
-        }
-        panic!("there is no such counter");
-    }
-
-    /// As in `status`, the metrics and the documents.
-    pub const fn name(self) -> &'static str {
-        self.0
-    }
-}
-
-const fn is_same(one: &[u8], other: &[u8]) -> bool {
-    let mut index = 0;
-    while index < one.len() && index < other.len() && one[index] == other[index] {
-        index += 1;
-    }
-    index == one.len() && index == other.len()
-}
-
 /// The reason of a flow that has no record, beside the counters.
 pub const NOT_FOLLOWED: &str = "not_followed";
 

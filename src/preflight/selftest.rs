@@ -10,9 +10,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::connection::{Connection, PATIENCE, Received, TestCgroup, TestSocket, until};
 use crate::datapath::{Coverage, Datapath, sys};
-use crate::model::counters::Counters;
+use crate::model::counters::{Counter, Counters};
 use crate::model::finding::Finding;
-use crate::model::reasons::Counter;
 use crate::model::safety::SafetyCheck;
 
 const KERNELS: &str = "use Linux 6.12.75, 6.18.14, 7.0 or a later one of these series";

@@ -4,9 +4,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use crate::model::counters::Counters;
+use crate::model::counters::{Counter, Counters};
 use crate::model::document::{Direction, Flow, FlowState, Flows, Status};
-use crate::model::reasons::Counter;
 
 /// Counters with these prefixes tell why something is not redirected, ...
 const REASONS: [&str; 4] = ["refused_", "tcp_only_", "drain_", "messages_"];
