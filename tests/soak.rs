@@ -57,16 +57,6 @@ fn pause_of_scans(arena: &Arena) -> Duration {
     Duration::from_millis(if is_fit_for_scans(arena) { 5 } else { 250 })
 }
 
-/// The workload is one program with servers of both kinds; from here on blocking is known for each listener separately.
-fn show_that_it_blocks(arena: &Arena) {
-    let mut server = arena.traffic(&["serve", "--listener", "blocking", "--accepted", "blocking"]);
-    let line = server.wait_for_line("address=", 1);
-    let address = &line["address=".len()..];
-    arena
-        .traffic(&["dial", address, "--count", "10", "--size", "100"])
-        .finish();
-}
-
 /// As `soak`; with `scans` the tool scans for connections to adopt every few milliseconds.
 fn soak_with(
     scans: bool,
@@ -99,7 +89,6 @@ fn soak_with(
     let arena = Arena::new();
     let pause = scans.then(|| pause_of_scans(&arena));
     let tool = Tool::start(&arena, tool_arguments);
-    show_that_it_blocks(&arena);
     let scans = pause.map(|pause| Scans::begin(&arena, pause));
     let mut traffic = arena.traffic(&arguments);
     let seed = traffic.wait_for_line("seed=", 1);
