@@ -253,6 +253,20 @@ fn programs_that_are_kept_off_are_not_adopted() {
     }
 }
 
+#[test]
+fn programs_that_nothing_is_known_of_are_not_adopted() {
+    let arena = Arena::new();
+    let older = older(&arena, &[]);
+    let tool = Tool::start(&arena, &["--adopt", "off", "--trust-programs", "none"]);
+    for _ in 0..3 {
+        assert_eq!(adopt(&arena), 0);
+    }
+    let unknown = ("tcp-only".to_owned(), "refused_unknown_program".to_owned());
+    assert_eq!(only_flow(&arena), unknown);
+    older.finish();
+    assert_eq!(tool.end().counter("ends_inserted"), 0);
+}
+
 /// They are adopted in their own namespaces, and leave the map when the tool stops.
 #[test]
 fn idle_connections_of_another_network_namespace_are_adopted_and_released() {

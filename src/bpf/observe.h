@@ -38,11 +38,12 @@ static long tally_flow(void *map, struct flow_key *key, struct flow *flow, struc
 	return 0;
 }
 
-/* Why no scan has adopted a socket that qualifies: its peer was not seen, or data was unread. */
+/* Why no scan has adopted a socket that qualifies: its peer was not seen, its program, or unread data. */
 static __always_inline enum counter unadopted(const struct endpoints *endpoints)
 {
 	struct candidate *own = bpf_map_lookup_elem(&sockredir_cand, endpoints), *peer;
 	struct endpoints mirrored;
+	enum counter refusal;
 
 	if (!own || own->scan != adopt_scan || bpf_ktime_get_ns() - own->since < adopt_seen_ms * MILLISECOND)
 		return NOT_FOLLOWED;
@@ -50,6 +51,9 @@ static __always_inline enum counter unadopted(const struct endpoints *endpoints)
 	peer = bpf_map_lookup_elem(&sockredir_cand, &mirrored);
 	if (!peer || peer->scan != adopt_scan)
 		return COUNTER_ADOPT_UNPAIRED;
+	refusal = reader_refusal(&own->program);
+	if (refusal != NO_REASON)
+		return refusal;
 	return own->unread ? COUNTER_ADOPT_UNREAD : NOT_FOLLOWED;
 }
 
