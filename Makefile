@@ -61,16 +61,16 @@ mutants: ## Take each law out of the datapath and check that its test notices (r
 .PHONY: lint
 lint: ## Check format and lints of the Rust and the C sources, rustdoc, and that the mutants fit
 	@scripts/setup lint
-	scripts/cargo fmt --check
-	scripts/cargo clippy --locked --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" scripts/cargo doc --locked --no-deps --document-private-items
+	scripts/cargo fmt --all --check
+	scripts/cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" scripts/cargo doc --locked --workspace --no-deps --document-private-items
 	clang-format --dry-run -Werror src/bpf/*.c src/bpf/*.h
 	tests/mutants --check
 
 .PHONY: format
 format: ## Format the Rust and the C sources
 	@scripts/setup lint
-	scripts/cargo fmt
+	scripts/cargo fmt --all
 	clang-format -i src/bpf/*.c src/bpf/*.h
 
 .PHONY: install
