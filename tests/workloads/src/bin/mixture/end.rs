@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::ValueEnum;
 use workloads::pattern::{Random, Stream};
-use workloads::sys;
+use workloads::sys::{self, stream};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Manner {
@@ -107,7 +107,7 @@ impl End {
                 if self.manner == Manner::Blocks {
                     count(&EAGAIN);
                 }
-                sys::wait_for(&self.stream, events, -1)?;
+                stream::wait_for(&self.stream, events, -1)?;
             }
             _ => return Err(error),
         }
@@ -150,8 +150,8 @@ impl End {
     /// FIONREAD and recv, at once, and again after an event if nothing was there; `None` if there is no answer yet.
     fn asked(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         for milliseconds in [0, -1] {
-            let ready = sys::wait_for(&self.stream, sys::IN, milliseconds)?;
-            let told = sys::unread(self.stream.as_raw_fd())?;
+            let ready = stream::wait_for(&self.stream, sys::IN, milliseconds)?;
+            let told = stream::unread(self.stream.as_raw_fd())?;
             let (read, again) = match (&self.stream).read(buffer) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => (0, true),
                 other => (other?, false),

@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use workloads::pattern::Random;
-use workloads::sys::{self, Listener};
+use workloads::sys;
+use workloads::sys::stream::{self, Listener};
 
 use crate::end::{End, Manner, RESETS, count, print_counts};
 
@@ -127,7 +128,7 @@ fn answer(options: &Server, mut end: End, mut random: Random) -> io::Result<()> 
     if options.greets {
         pause(&mut random);
         match random.range(0, 5) {
-            0 => return sys::reset_on_close(&end.stream),
+            0 => return stream::reset_on_close(&end.stream),
             1 => return Ok(()),
             _ => end.send()?,
         }
@@ -175,10 +176,10 @@ fn call(options: &Client) -> Result<()> {
 
 /// Connects without blocking, whatever mode the socket has afterwards.
 fn connect(options: &Client, random: &mut Random) -> Result<End> {
-    let stream = sys::connect(None, options.target, true).context("failed to connect")?;
+    let stream = stream::connect(None, options.target, true).context("failed to connect")?;
     let deadline = Instant::now() + Duration::from_millis(CONNECT_MILLISECONDS as u64);
     // A signal ends the wait too.
-    while !sys::wait_for(&stream, sys::OUT, CONNECT_MILLISECONDS)? {
+    while !stream::wait_for(&stream, sys::OUT, CONNECT_MILLISECONDS)? {
         ensure!(Instant::now() < deadline, "a connect does not end");
     }
     if random.chance(4) {
@@ -198,7 +199,7 @@ fn talk(options: &Client, mut end: End, random: &mut Random) -> io::Result<()> {
         // The server waits for the first message in the meantime.
         pause(random);
         match random.range(0, 7) {
-            0 => return sys::reset_on_close(&end.stream),
+            0 => return stream::reset_on_close(&end.stream),
             1 => return Ok(()),
             _ => {}
         }

@@ -7,11 +7,13 @@ use std::thread;
 use std::time::Duration;
 
 use workloads::sys;
+use workloads::sys::stream::Pipe;
 
 use crate::Manner;
-use crate::splice::Pipe;
 
 const BUFFER: usize = 1 << 16;
+/// What Go's io.Copy asks for: as much as the pipe takes.
+const MOST: usize = 1 << 20;
 /// Long enough for a whole message to have arrived.
 const ARRIVED: Duration = Duration::from_millis(5);
 
@@ -45,7 +47,7 @@ impl Direction {
 
     fn fill(&mut self, from: &TcpStream) -> io::Result<usize> {
         if self.receives == 0 {
-            let count = self.pipe.fill(from)?;
+            let count = self.pipe.fill(from, MOST)?;
             SPLICED.fetch_add(count as u64, Ordering::Relaxed);
             return Ok(count);
         }

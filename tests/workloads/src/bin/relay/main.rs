@@ -3,7 +3,6 @@
 //! At the end of standard input it prints what it has moved, `ok` the last line.
 
 mod flow;
-mod splice;
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
@@ -15,7 +14,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
 use workloads::pattern::Random;
-use workloads::sys::{self, Epoll, Listener};
+use workloads::sys::stream::{self, Listener};
+use workloads::sys::{self, Epoll};
 
 use crate::flow::Flow;
 
@@ -119,8 +119,8 @@ fn main() -> Result<()> {
 
 fn accept(options: &Options, listener: &Listener, number: u64) -> Result<Flow> {
     let (client, _) = listener.accept(true).context("failed to accept")?;
-    let server = sys::connect(None, options.target, true).context("failed to connect")?;
-    let connected = sys::wait_for(&server, sys::OUT, CONNECT_MILLISECONDS)?;
+    let server = stream::connect(None, options.target, true).context("failed to connect")?;
+    let connected = stream::wait_for(&server, sys::OUT, CONNECT_MILLISECONDS)?;
     ensure!(connected, "the server does not accept");
     for end in [&client, &server] {
         end.set_nodelay(true)?;
@@ -144,7 +144,7 @@ fn turn(epoll: &Epoll, flows: &mut HashMap<u64, Flow>, number: u64) -> Result<()
     if flow.turn().is_err() {
         RESETS.fetch_add(1, Ordering::Relaxed);
         for end in &flow.ends {
-            sys::reset_on_close(end)?;
+            stream::reset_on_close(end)?;
         }
         flows.remove(&number);
     } else if flow.has_ended() {

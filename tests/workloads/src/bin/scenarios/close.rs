@@ -1,10 +1,10 @@
 //! Closing a connection: right after sending, with unread data, while the peer sends or waits.
 
 use libc::{MSG_DONTWAIT, POLLIN, POLLOUT, POLLRDHUP, SIGPIPE};
+use workloads::sys;
 
 use crate::halfclose::{LARGE, both_ways, count_sigpipe, log_sigpipe};
 use crate::stage::{Mode, Scenario, Stage, background, pause, scenario};
-use crate::sys;
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario("close-after-send", close_after_send),

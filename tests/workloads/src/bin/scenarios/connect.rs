@@ -1,12 +1,11 @@
 //! Ways to connect and accept, and what can happen before either completes.
 
 use libc::{POLLIN, POLLOUT, POLLRDHUP, SHUT_WR, SOL_SOCKET};
+use workloads::sys::{self, text};
 
-use crate::calls;
 use crate::slow::fill;
 use crate::socket::Socket;
 use crate::stage::{Pair, Scenario, Stage, background, eventually, log, pause, scenario};
-use crate::sys::{self, text};
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario("connect-refused", refused).cold(),
@@ -77,21 +76,21 @@ fn twice(stage: &Stage) {
     let listener = stage.listener();
     for end in [pair.client, pair.server] {
         let port = sys::port(listener.fd()).expect("a listener has a port");
-        let _ = end.logged("connect", sys::connect(end.fd(), stage.family, port));
+        let _ = end.logged("connect", sys::connect(end.fd(), stage.family.loopback(port)));
     }
     talk(pair);
 }
 
 fn from_a_chosen_port(stage: &Stage) {
     let client = stage.socket();
-    sys::bind_loopback(client.fd(), stage.family).expect("failed to bind");
+    sys::bind(client.fd(), stage.family.loopback(0)).expect("failed to bind");
     talk(stage.join(client, stage.listener()));
 }
 
 /// A socket connected to itself has a single stream: what it sends.
 fn to_itself(stage: &Stage) {
     let socket = stage.socket();
-    sys::bind_loopback(socket.fd(), stage.family).expect("failed to bind");
+    sys::bind(socket.fd(), stage.family.loopback(0)).expect("failed to bind");
     let port = sys::port(socket.fd()).expect("it is bound");
     log(format!("connect = {}", text(stage.connect_to(socket, port))));
     let exchange = |length: usize| {
@@ -250,8 +249,8 @@ fn shared_port(stage: &Stage) {
     let listener = |port: u16| {
         let fd = sys::socket(stage.family, stage.flags()).expect("failed to make a socket");
         sys::set_option(fd, SOL_SOCKET, libc::SO_REUSEPORT, 1_i32).expect("failed to set SO_REUSEPORT");
-        calls::bind(fd, stage.family, port).expect("failed to bind");
-        sys::listen(fd).expect("failed to listen");
+        sys::bind(fd, stage.family.loopback(port)).expect("failed to bind");
+        sys::listen(fd, 16).expect("failed to listen");
         Socket::new("listener", fd, stage.mode)
     };
     let first = listener(0);

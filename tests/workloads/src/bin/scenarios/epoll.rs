@@ -3,11 +3,11 @@
 use std::os::fd::RawFd;
 
 use libc::{EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, POLLIN, POLLRDHUP, SHUT_WR};
+use workloads::sys;
 
 use crate::ready::each_wake;
 use crate::socket::{Socket, events_text};
 use crate::stage::{Pair, Scenario, Stage, log, pause, scenario};
-use crate::sys;
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario("epoll-wakes", epoll_wakes),

@@ -1,10 +1,10 @@
 //! One direction ends: answers before, during and long after; the effect of shutdown on either end.
 
 use libc::{MSG_NOSIGNAL, POLLHUP, POLLIN, POLLOUT, POLLRDHUP, SHUT_RD, SHUT_RDWR, SHUT_WR, SIGPIPE};
+use workloads::sys;
 
 use crate::socket::Socket;
 use crate::stage::{Scenario, Stage, background, log, pause, scenario};
-use crate::sys;
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario("halfclose-answer-before", answer_before),

@@ -1,12 +1,11 @@
 //! Other ways to set up a connection: deferred accept, MPTCP at one end or both, data in the SYN.
 
 use libc::{IPPROTO_TCP, MSG_FASTOPEN, POLLIN, POLLOUT, SHUT_WR};
+use workloads::sys::{self, Family, Outcome};
 
-use crate::calls;
 use crate::connect::talk;
 use crate::socket::Socket;
 use crate::stage::{Pair, Scenario, Stage, background, log, pause, scenario};
-use crate::sys::{self, Family, Outcome};
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario("connect-deferred", deferred).cold(),
@@ -75,14 +74,14 @@ fn mptcp(stage: &Stage, name: &'static str) -> Outcome<Socket> {
         Family::V4 => libc::AF_INET,
         Family::V6 => libc::AF_INET6,
     };
-    let fd = calls::stream_socket(domain, stage.flags(), libc::IPPROTO_MPTCP)?;
+    let fd = sys::stream_socket(domain, stage.flags(), libc::IPPROTO_MPTCP)?;
     Ok(Socket::new(name, fd, stage.mode))
 }
 
 fn mptcp_listener(stage: &Stage) -> Outcome<Socket> {
     let listener = mptcp(stage, "listener")?;
-    sys::bind_loopback(listener.fd(), stage.family)?;
-    sys::listen(listener.fd())?;
+    sys::bind(listener.fd(), stage.family.loopback(0))?;
+    sys::listen(listener.fd(), 16)?;
     Ok(listener)
 }
 
@@ -151,10 +150,10 @@ fn fastopen_listener(stage: &Stage) -> Socket {
 }
 
 fn fastopen_send_to(client: Socket, listener: Socket) {
-    let address = calls::names(listener.fd())[0]
+    let address = sys::names(listener.fd())[0]
         .clone()
         .expect("a listener has a name");
-    let outcome = calls::send_to(client.fd(), &client.next(100), MSG_FASTOPEN, &address);
+    let outcome = sys::send_to(client.fd(), &client.next(100), MSG_FASTOPEN, &address);
     let _ = client.logged("sendto 100 FASTOPEN", client.sent(outcome));
     if outcome.is_err() {
         client.wait(POLLOUT);
@@ -203,7 +202,7 @@ fn fastopen_connect(stage: &Stage) {
         without_cookies(client);
         set_fastopen(client, libc::TCP_FASTOPEN_CONNECT, 1, "TCP_FASTOPEN_CONNECT");
         let port = sys::port(listener.fd()).expect("a listener has a port");
-        let _ = client.logged("connect", sys::connect(client.fd(), stage.family, port));
+        let _ = client.logged("connect", sys::connect(client.fd(), stage.family.loopback(port)));
         let _ = client.send_with(100, 0, "");
         let server = stage.accept(listener);
         let _ = server.recv(200);

@@ -3,12 +3,11 @@
 use std::fs;
 
 use libc::{IPPROTO_TCP, SHUT_WR, SOL_SOCKET};
+use workloads::sys::{self, Family, Outcome, text};
 
-use crate::calls;
 use crate::halfclose::both_ways;
 use crate::socket::Socket;
 use crate::stage::{Pair, Scenario, Stage, eventually, log, scenario};
-use crate::sys::{self, Family, Outcome, text};
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario("identity-names", names),
@@ -35,8 +34,8 @@ fn traffic(pair: Pair) {
 fn names(stage: &Stage) {
     let pair = stage.fresh();
     let Pair { client, server, .. } = pair;
-    let [own, peer] = calls::names(client.fd());
-    let of_server = calls::names(server.fd());
+    let [own, peer] = sys::names(client.fd());
+    let of_server = sys::names(server.fd());
     log(format!(
         "the ends agree: {}",
         of_server == [peer.clone(), own.clone()]
@@ -44,7 +43,7 @@ fn names(stage: &Stage) {
     pair.warm_up();
     traffic(pair);
     let is_same = || {
-        [client, server].map(|end| calls::names(end.fd())) == [[own.clone(), peer.clone()], of_server.clone()]
+        [client, server].map(|end| sys::names(end.fd())) == [[own.clone(), peer.clone()], of_server.clone()]
     };
     log(format!("the same after traffic: {}", is_same()));
     client.shutdown(SHUT_WR);
@@ -52,13 +51,13 @@ fn names(stage: &Stage) {
     log(format!("the same when half-closed: {}", is_same()));
     server.close();
     let _ = client.recv(10);
-    let [own_now, peer_now] = calls::names(client.fd());
+    let [own_now, peer_now] = sys::names(client.fd());
     log(format!("the own name is the same: {}", own_now == own));
     log(format!("the peer: {:?}", peer_now.err()));
 }
 
 fn cookie_of(socket: Socket) -> Outcome<Vec<u8>> {
-    calls::option_bytes(socket.fd(), SOL_SOCKET, libc::SO_COOKIE, 8)
+    sys::option_bytes(socket.fd(), SOL_SOCKET, libc::SO_COOKIE, 8)
 }
 
 fn cookie(stage: &Stage) {
@@ -114,7 +113,7 @@ fn link(stage: &Stage) {
 /// TCP has no peer credentials.
 fn credentials(stage: &Stage) {
     let pair = stage.warm();
-    let of_peer = calls::option_bytes(pair.client.fd(), SOL_SOCKET, libc::SO_PEERCRED, 12);
+    let of_peer = sys::option_bytes(pair.client.fd(), SOL_SOCKET, libc::SO_PEERCRED, 12);
     log(format!("SO_PEERCRED = {of_peer:?}"));
 }
 
@@ -134,7 +133,7 @@ fn tcp_state(socket: Socket) -> String {
         "LISTEN",
         "CLOSING",
     ];
-    match calls::option_bytes(socket.fd(), IPPROTO_TCP, libc::TCP_INFO, 1) {
+    match sys::option_bytes(socket.fd(), IPPROTO_TCP, libc::TCP_INFO, 1) {
         Ok(bytes) => NAMES[usize::from(bytes[0]) % NAMES.len()].to_owned(),
         Err(error) => error.to_string(),
     }

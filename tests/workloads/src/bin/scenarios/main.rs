@@ -3,7 +3,6 @@
 //!
 //! An output line is a scenario's name, a tab, `log` or `note`, a tab, and a text. Notes are not compared.
 
-mod calls;
 mod close;
 mod connect;
 mod epoll;
@@ -17,12 +16,10 @@ mod reading;
 mod ready;
 mod recv;
 mod reset;
-mod ring;
 mod signals;
 mod slow;
 mod socket;
 mod stage;
-mod sys;
 mod threads;
 mod urgent;
 mod uring;
@@ -38,9 +35,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
+use workloads::sys::{self, Family};
 
 use crate::stage::{Mode, Scenario, Stage, Start};
-use crate::sys::Family;
 
 const GROUPS: &[&[Scenario]] = &[
     recv::SCENARIOS,

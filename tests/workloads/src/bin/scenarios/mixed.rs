@@ -2,11 +2,11 @@
 //! scenario says otherwise, the accepted socket.
 
 use libc::{MSG_WAITALL, POLLIN, POLLOUT, POLLRDHUP, SHUT_WR};
+use workloads::sys;
 
 use crate::signals::{expect_signals, interrupt};
 use crate::socket::Socket;
 use crate::stage::{Mode, Pair, Scenario, Stage, background, log, scenario};
-use crate::sys;
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario("mixed-client-turns-before-recv", turns_before_recv).cold(),
@@ -141,7 +141,7 @@ fn turns_before_connected(stage: &Stage) {
         let listener = stage.listener();
         let client = in_mode(stage, NonBlocking).socket();
         let port = sys::port(listener.fd()).expect("a listener has a port");
-        let _ = client.logged("connect", sys::connect(client.fd(), stage.family, port));
+        let _ = client.logged("connect", sys::connect(client.fd(), stage.family.loopback(port)));
         let client = client.turned(Blocking);
         let server = stage.accept(listener);
         client.wait(POLLOUT);

@@ -1,12 +1,11 @@
 //! Socket options set before and after traffic: their effect, and what is read back.
 
 use libc::{IPPROTO_TCP, MSG_DONTWAIT, MSG_PEEK, POLLIN, POLLOUT, POLLRDHUP, SOL_SOCKET};
+use workloads::sys::{self, text};
 
-use crate::calls;
 use crate::halfclose::both_ways;
 use crate::socket::Socket;
 use crate::stage::{Pair, Scenario, Stage, background, pause, scenario};
-use crate::sys::{self, text};
 use crate::vectors::all;
 
 pub const SCENARIOS: &[Scenario] = &[
@@ -134,7 +133,7 @@ fn late_small_buffers(stage: &Stage) {
 /// close waits, up to the timeout, until the peer has everything; there is no need to wait here.
 fn linger(stage: &Stage) {
     both_ways(stage, |one, other| {
-        let outcome = calls::set_linger(one.fd(), 3);
+        let outcome = sys::set_linger(one.fd(), 3);
         let _ = one.logged("SO_LINGER 3", outcome);
         let _ = one.send(10_000);
         one.close();
@@ -299,7 +298,7 @@ fn md5(stage: &Stage) {
     let listener = stage.listener();
     let client = stage.socket();
     for socket in [listener, client] {
-        let outcome = calls::sign(socket.fd(), stage.family, b"a key");
+        let outcome = sys::sign(socket.fd(), stage.family, b"a key");
         let _ = socket.logged("TCP_MD5SIG", outcome);
     }
     let pair = stage.join(client, listener);

@@ -3,12 +3,11 @@
 use std::fs;
 
 use libc::{POLLIN, POLLOUT, POLLRDHUP, SHUT_WR, SIGKILL};
+use workloads::sys::{self, text};
 
-use crate::calls;
 use crate::halfclose::both_ways;
 use crate::socket::Socket;
 use crate::stage::{Scenario, Stage, eventually, log, pause, scenario};
-use crate::sys::{self, text};
 use crate::vectors::all;
 
 pub const SCENARIOS: &[Scenario] = &[
@@ -32,11 +31,14 @@ pub const SCENARIOS: &[Scenario] = &[
 const EVENTS: i16 = POLLIN | POLLOUT | POLLRDHUP;
 
 fn fork(work: impl FnOnce()) -> i32 {
-    calls::fork(work).expect("failed to fork")
+    sys::fork(work).expect("failed to fork")
 }
 
 fn join(child: i32) {
-    log(format!("the child ends with {}", text(calls::wait_for(child))));
+    log(format!(
+        "the child ends with {}",
+        text(sys::wait_for_child(child))
+    ));
 }
 
 /// Runs a closure in a child, and waits for its exit.
@@ -175,7 +177,7 @@ fn last_holder_killed(stage: &Stage) {
         sys::close(one.fd()).expect("failed to close a socket");
         other.wait_unread(100);
         other.poll(EVENTS);
-        calls::kill(child, SIGKILL).expect("failed to kill the child");
+        sys::kill(child, SIGKILL).expect("failed to kill the child");
         join(child);
         other.wait(POLLRDHUP);
         other.poll(EVENTS);
@@ -187,7 +189,7 @@ fn last_holder_killed(stage: &Stage) {
 /// A duplicated descriptor refers to the same socket.
 fn duplicate(stage: &Stage) {
     both_ways(stage, |one, other| {
-        let fd = calls::duplicate(one.fd()).expect("failed to duplicate a descriptor");
+        let fd = sys::duplicate(one.fd()).expect("failed to duplicate a descriptor");
         let _ = other.send(100);
         one.wait_unread(100);
         one.close();
@@ -215,11 +217,11 @@ struct Heir {
 const ROUNDS: usize = 20;
 
 fn heir(stage: &Stage, begin: fn(), unread: usize) -> Heir {
-    let [mine, its] = calls::unix_pair().expect("failed to make a pair of Unix sockets");
+    let [mine, its] = sys::unix_pair().expect("failed to make a pair of Unix sockets");
     let mode = stage.mode;
     let child = fork(|| {
         begin();
-        let fd = calls::recv_descriptor(its).expect("failed to receive a descriptor");
+        let fd = sys::recv_descriptor(its).expect("failed to receive a descriptor");
         let server = Socket::new("server", fd, mode);
         if unread > 0 {
             server.recv_all(unread);
@@ -236,7 +238,7 @@ fn heir(stage: &Stage, begin: fn(), unread: usize) -> Heir {
 impl Heir {
     /// Passes the server's end on, closes it here, and talks to the heir.
     fn inherits(self, client: Socket, server: Socket) {
-        calls::send_descriptor(self.over, server.fd()).expect("failed to send a descriptor");
+        sys::send_descriptor(self.over, server.fd()).expect("failed to send a descriptor");
         sys::close(server.fd()).expect("failed to close a socket");
         for _ in 0..ROUNDS {
             client.send_quietly(64);
@@ -286,14 +288,14 @@ fn hand_over_outside(stage: &Stage) {
 fn on_the_way(stage: &Stage) {
     let pair = stage.warm();
     let (client, server) = (pair.client, pair.server);
-    let [from, to] = calls::unix_pair().expect("failed to make a pair of Unix sockets");
-    calls::send_descriptor(from, server.fd()).expect("failed to send a descriptor");
+    let [from, to] = sys::unix_pair().expect("failed to make a pair of Unix sockets");
+    sys::send_descriptor(from, server.fd()).expect("failed to send a descriptor");
     server.close();
     let client = from_here(client);
     let _ = client.send(100);
     let _ = client.send(100);
     client.shutdown(SHUT_WR);
-    let fd = calls::recv_descriptor(to).expect("failed to receive a descriptor");
+    let fd = sys::recv_descriptor(to).expect("failed to receive a descriptor");
     let server = Socket::new("server", fd, stage.mode);
     server.wait(POLLRDHUP);
     server.poll(EVENTS);
@@ -310,10 +312,10 @@ fn exec(stage: &Stage) {
         let _ = other.send(100);
         one.wait_unread(100);
         let child = fork(|| {
-            calls::duplicate_as(one.fd(), 0).expect("failed to be the standard input");
-            calls::duplicate_as(one.fd(), 1).expect("failed to be the standard output");
+            sys::duplicate_as(one.fd(), 0).expect("failed to be the standard input");
+            sys::duplicate_as(one.fd(), 1).expect("failed to be the standard output");
             let arguments = [c"sh", c"-c", c"exec head -c 100"];
-            panic!("{}", calls::execute(c"/bin/sh", &arguments));
+            panic!("{}", sys::execute(c"/bin/sh", &arguments));
         });
         join(child);
         let _ = one.logged("close", sys::close(one.fd()));

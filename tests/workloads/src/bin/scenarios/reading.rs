@@ -1,14 +1,13 @@
 //! Options that change what recv and poll return: the low-water mark, the peek offset, control messages.
 
 use libc::{IPPROTO_TCP, MSG_DONTWAIT, MSG_PEEK, POLLIN, POLLRDHUP, SHUT_WR, SO_RCVLOWAT, SOL_SOCKET};
+use workloads::sys::{self, text};
 
-use crate::calls;
 use crate::connect::wait_for_delivery;
 use crate::halfclose::both_ways;
 use crate::options::{get, prepared, set};
 use crate::socket::Socket;
 use crate::stage::{Mode, Scenario, Stage, background, log, pause, scenario};
-use crate::sys::{self, text};
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario("options-rcvlowat-early", rcvlowat_early).cold(),
@@ -183,7 +182,7 @@ fn peek_off_with_traffic(stage: &Stage) {
 fn recv_control(reader: Socket, length: usize) {
     let mut bytes = vec![0; length];
     reader.wait_if_nonblocking(POLLIN);
-    let (outcome, flags, controls) = calls::recv_control(reader.fd(), &mut bytes, 0);
+    let (outcome, flags, controls) = sys::recv_control(reader.fd(), &mut bytes, 0);
     let count = outcome.unwrap_or(0);
     let verdict = reader.compare(&bytes[..count]);
     reader.received(count);

@@ -1,10 +1,10 @@
 //! What select and poll report in every state of a connection, what wakes them, and what the ioctls count.
 
 use libc::{POLLIN, POLLOUT, POLLPRI, POLLRDHUP, SHUT_RDWR, SHUT_WR};
+use workloads::sys;
 
 use crate::socket::Socket;
 use crate::stage::{Pair, Scenario, Stage, background, eventually, log, pause, scenario};
-use crate::sys;
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario("ready-poll-states", poll_states),

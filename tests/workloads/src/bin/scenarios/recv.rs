@@ -1,10 +1,10 @@
 //! Ways to receive: peeking, waiting for everything, truncation, pieces, timeouts, bad addresses.
 
 use libc::{MSG_DONTWAIT, MSG_ERRQUEUE, MSG_PEEK, MSG_TRUNC, MSG_WAITALL};
+use workloads::sys::{self, Outcome, text};
 
 use crate::socket::Socket;
 use crate::stage::{Mode, Scenario, Stage, background, log, pause, scenario};
-use crate::sys::{self, Outcome, text};
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario("recv-peek", peek),
@@ -367,7 +367,7 @@ fn send_bad_address(stage: &Stage) {
 /// A buffer whose first page alone is mapped: what arrives is what send reported.
 fn send_partly_bad_address(stage: &Stage) {
     let pair = stage.warm();
-    let mut page = sys::Page::new();
+    let mut page = sys::Page::new().expect("failed to map memory");
     page.bytes().copy_from_slice(&pair.client.next(sys::PAGE));
     let outcome = pair.client.sent(page.send_beyond(pair.client.fd(), 100));
     let _ = pair

@@ -1,11 +1,11 @@
 //! Resets at every moment: while the peer reads, writes, waits, or has unread data; and refused connections.
 
 use libc::{MSG_NOSIGNAL, MSG_PEEK, POLLERR, POLLIN, POLLOUT, POLLRDHUP, SHUT_RD, SHUT_WR};
+use workloads::sys;
 
 use crate::halfclose::{both_ways, count_sigpipe, log_sigpipe};
 use crate::socket::Socket;
 use crate::stage::{Scenario, Stage, background, log, pause, scenario};
-use crate::sys;
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario("reset-while-reading", while_reading),

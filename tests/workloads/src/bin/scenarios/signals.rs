@@ -4,13 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use libc::{POLLIN, POLLOUT, SA_RESTART, SHUT_WR};
+use workloads::sys::{self, Errno};
 
-use crate::calls;
 use crate::halfclose::both_ways;
 use crate::slow::fill;
 use crate::socket::{Socket, events_text};
 use crate::stage::{Background, Mode, Scenario, Stage, background, eventually, log, scenario};
-use crate::sys::{self, Errno};
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario("signals-recv", recv).only(Mode::Blocking),
@@ -303,11 +302,11 @@ fn announced(what: &str) {
 fn announcements(stage: &Stage, signal: i32) {
     both_ways(stage, |one, other| {
         sys::count_signal(signal, SA_RESTART).expect("failed to install a handler");
-        calls::fcntl(one.fd(), libc::F_SETOWN, std::process::id() as i32).expect("failed to set the owner");
+        sys::fcntl(one.fd(), libc::F_SETOWN, std::process::id() as i32).expect("failed to set the owner");
         if signal != libc::SIGIO {
-            calls::fcntl(one.fd(), F_SETSIG, signal).expect("failed to set the signal");
+            sys::fcntl(one.fd(), F_SETSIG, signal).expect("failed to set the signal");
         }
-        calls::set_flag(one.fd(), libc::O_ASYNC, true).expect("failed to set O_ASYNC");
+        sys::set_flag(one.fd(), libc::O_ASYNC, true).expect("failed to set O_ASYNC");
         // Discards signals left over from before.
         sys::signals_caught();
         let _ = other.send(100);

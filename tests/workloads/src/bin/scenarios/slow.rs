@@ -1,11 +1,11 @@
 //! Readers that stop: the sender stalls, and continues with every byte in place once the reader does.
 
 use libc::{EPOLL_CTL_ADD, MSG_DONTWAIT, POLLERR, POLLIN, POLLOUT, POLLRDHUP, SHUT_WR};
+use workloads::sys::{self, AGAIN, text};
 
 use crate::halfclose::both_ways;
 use crate::socket::Socket;
 use crate::stage::{Mode, Scenario, Stage, background, eventually, log, pause, scenario};
-use crate::sys::{self, AGAIN, text};
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario("slow-fill-and-drain", fill_and_drain),

@@ -3,9 +3,9 @@
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::calls;
+use workloads::sys::{self, AGAIN, Outcome, text};
+
 use crate::stage::{Mode, eventually, log};
-use crate::sys::{self, AGAIN, Outcome, text};
 
 /// A socket handle: copies refer to the same socket, which lives as long as the process; close is a call like any
 /// other.
@@ -49,7 +49,7 @@ impl Socket {
     /// The same socket, switched to blocking or non-blocking.
     pub fn turned(self, mode: Mode) -> Self {
         let is_set = mode == Mode::NonBlocking;
-        calls::set_flag(self.fd, libc::O_NONBLOCK, is_set).expect("failed to set O_NONBLOCK");
+        sys::set_flag(self.fd, libc::O_NONBLOCK, is_set).expect("failed to set O_NONBLOCK");
         Self { mode, ..self }
     }
 

@@ -7,8 +7,9 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use workloads::sys::{self, Errno, Family, Outcome};
+
 use crate::socket::Socket;
-use crate::sys::{self, Errno, Family, Outcome};
 
 /// Round trips after which every request-response flow is admitted; the tool observes eight messages from each end.
 const ROUNDS: usize = 12;
@@ -210,8 +211,8 @@ impl Stage {
     /// A listening socket on a port of its own.
     pub fn listener(&self) -> Socket {
         let fd = self.new_socket();
-        sys::bind_loopback(fd, self.family).expect("failed to bind");
-        sys::listen(fd).expect("failed to listen");
+        sys::bind(fd, self.family.loopback(0)).expect("failed to bind");
+        sys::listen(fd, 16).expect("failed to listen");
         Socket::new("listener", fd, self.mode)
     }
 
@@ -221,7 +222,7 @@ impl Stage {
     }
 
     pub fn connect_to(&self, client: Socket, port: u16) -> Outcome {
-        match sys::connect(client.fd(), self.family, port) {
+        match sys::connect(client.fd(), self.family.loopback(port)) {
             Err(Errno(libc::EINPROGRESS)) => {
                 sys::poll(client.fd(), libc::POLLOUT, -1)?;
                 match sys::option(client.fd(), libc::SOL_SOCKET, libc::SO_ERROR)? {

@@ -4,12 +4,12 @@ use std::cmp::Reverse;
 use std::sync::{Arc, Barrier};
 
 use libc::{POLLIN, SHUT_RD, SHUT_RDWR, SHUT_WR};
+use workloads::sys::{self, AGAIN, Outcome, text};
 
 use crate::halfclose::both_ways;
 use crate::signals::Writer;
 use crate::socket::Socket;
 use crate::stage::{Background, Mode, Pair, Scenario, Stage, background, eventually, log, pause, scenario};
-use crate::sys::{self, AGAIN, Outcome, text};
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario("threads-two-readers-one-each", one_each),

@@ -1,13 +1,12 @@
 //! Urgent data: out of band and inline, its mark, its events, its signal.
 
 use libc::{MSG_DONTWAIT, MSG_OOB, POLLIN, POLLPRI, SHUT_WR, SO_OOBINLINE, SOL_SOCKET};
+use workloads::sys::{self, text};
 
-use crate::calls;
 use crate::connect::wait_for_delivery;
 use crate::halfclose::both_ways;
 use crate::socket::Socket;
 use crate::stage::{Scenario, Stage, log, scenario};
-use crate::sys::{self, text};
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario("urgent-apart", apart),
@@ -138,7 +137,7 @@ fn not_taken(stage: &Stage) {
 fn signal(stage: &Stage) {
     both_ways(stage, |one, other| {
         sys::count_signal(libc::SIGURG, 0).expect("failed to install a handler");
-        calls::fcntl(other.fd(), libc::F_SETOWN, std::process::id() as i32).expect("failed to set the owner");
+        sys::fcntl(other.fd(), libc::F_SETOWN, std::process::id() as i32).expect("failed to set the owner");
         sys::signals_caught();
         send_urgent(one, b'!');
         wait_for_delivery(one);

@@ -1,12 +1,12 @@
 //! io_uring on sockets: requests that complete at once and requests that wait, polls, cancellation, zero-copy sends.
 
 use libc::{MSG_DONTWAIT, MSG_WAITALL, POLLIN, POLLOUT, SHUT_WR};
+use workloads::sys::ring::{self, Completion, Lent, Ring};
+use workloads::sys::{self, Outcome, text};
 
 use crate::halfclose::both_ways;
-use crate::ring::{self, Completion, Ring};
 use crate::socket::{Socket, events_text};
 use crate::stage::{Scenario, Stage, log, pause, scenario};
-use crate::sys::{self, Outcome, text};
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario("uring-send-recv", send_recv),
@@ -30,11 +30,6 @@ fn with_ring(work: impl FnOnce(&Ring)) {
         Ok(ring) => work(&ring),
         Err(error) => log(format!("io_uring_setup = {error}")),
     }
-}
-
-/// Leaks memory for a request, which may outlive the scenario.
-fn forever(bytes: Vec<u8>) -> &'static mut [u8] {
-    Box::leak(bytes.into_boxed_slice())
 }
 
 /// The completion of the single request in flight, which may have arrived by now.
@@ -62,8 +57,8 @@ impl<'ring> Pending<'ring> {
         self.done.is_some()
     }
 
-    fn outcome(self) -> Outcome {
-        self.done.unwrap_or_else(|| self.ring.wait()).outcome
+    fn completion(self) -> Completion {
+        self.done.unwrap_or_else(|| self.ring.wait())
     }
 }
 
@@ -71,19 +66,17 @@ impl<'ring> Pending<'ring> {
 struct Receiving<'ring> {
     pending: Pending<'ring>,
     socket: Socket,
-    bytes: *const u8,
+    lent: Lent,
     length: usize,
     name: &'static str,
 }
 
 fn receive(ring: &Ring, socket: Socket, operation: u8, length: usize, flags: i32) -> Receiving<'_> {
-    let bytes = forever(vec![0; length]);
-    let start = bytes.as_ptr();
-    ring.transfer(operation, socket.fd(), bytes, flags, 1);
+    let lent = ring.receive(operation, socket.fd(), length, flags, 1);
     Receiving {
         pending: Pending::new(ring),
         socket,
-        bytes: start,
+        lent,
         length,
         name: if operation == ring::READ { "READ" } else { "RECV" },
     }
@@ -95,20 +88,18 @@ impl Receiving<'_> {
     }
 
     fn log_completion(self) {
-        let outcome = self.pending.outcome();
-        let count = outcome.unwrap_or(0).min(self.length);
-        // SAFETY: the memory is never freed, and the request that wrote `count` bytes to it is complete.
-        let bytes = unsafe { std::slice::from_raw_parts(self.bytes, count) };
+        let completion = self.pending.completion();
+        let bytes = self.lent.received(&completion);
         let verdict = self.socket.compare(bytes);
-        let call = format!("{} {} = {}", self.name, self.length, text(outcome));
+        let call = format!("{} {} = {}", self.name, self.length, text(completion.outcome));
         self.socket.log(format!("{call}{verdict}"));
-        self.socket.received(count);
+        self.socket.received(bytes.len());
     }
 }
 
 /// Sends the next bytes of the stream with one request, and waits for its completion.
 fn send(ring: &Ring, socket: Socket, operation: u8, length: usize) -> Outcome {
-    ring.transfer(operation, socket.fd(), forever(socket.next(length)), 0, 2);
+    ring.send(operation, socket.fd(), socket.next(length), 0, 2);
     let name = match operation {
         ring::WRITE => "WRITE",
         ring::SEND_ZC => "SEND_ZC",
@@ -244,13 +235,13 @@ fn large(one: Socket, other: Socket, flags: i32) {
     const LENGTH: usize = 16 << 20;
     with_ring(|ring| {
         let stream = one.next(LENGTH);
-        ring.transfer(ring::SEND, one.fd(), forever(stream.clone()), flags, 2);
+        ring.send(ring::SEND, one.fd(), stream.clone(), flags, 2);
         let mut pending = Pending::new(ring);
         if flags & MSG_WAITALL != 0 {
             pending.log_waiting("SEND");
         }
         let taken = take(other, &mut pending, LENGTH);
-        let outcome = pending.outcome();
+        let outcome = pending.completion().outcome;
         one.log(match outcome {
             Ok(LENGTH) => "SEND = all".into(),
             Ok(1..) => "SEND = a part".into(),
@@ -296,7 +287,7 @@ fn poll(stage: &Stage) {
                 } else {
                     other.shutdown(SHUT_WR);
                 }
-                log_events(one, pending.outcome());
+                log_events(one, pending.completion().outcome);
                 receive(ring, one, ring::RECV, 200, 0).log_completion();
             }
         });

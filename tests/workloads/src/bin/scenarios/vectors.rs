@@ -1,12 +1,11 @@
 //! Other ways to move bytes: files and pipes, several pieces or messages at once, corked messages, no copies.
 
 use libc::{MSG_DONTWAIT, MSG_MORE, POLLIN, POLLOUT, SHUT_WR};
+use workloads::sys::{self, AGAIN, Outcome, text};
 
-use crate::calls;
 use crate::halfclose::both_ways;
 use crate::socket::Socket;
 use crate::stage::{Background, Mode, Scenario, Stage, background, log, pause, scenario};
-use crate::sys::{self, AGAIN, Outcome, text};
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario("vectors-sendfile", sendfile),
@@ -46,8 +45,8 @@ pub fn all(socket: Socket, length: usize, call: impl Fn(usize) -> Outcome) -> Ou
 
 /// Sends the next bytes of the stream from a file.
 fn send_file(socket: Socket, length: usize) {
-    let file = calls::file(&socket.next(length)).expect("failed to make a file");
-    let outcome = all(socket, length, |left| calls::sendfile(socket.fd(), file, left));
+    let file = sys::file(&socket.next(length)).expect("failed to make a file");
+    let outcome = all(socket, length, |left| sys::sendfile(socket.fd(), file, left));
     let _ = socket.logged(&format!("sendfile {length}"), outcome);
     sys::close(file).expect("failed to close a file");
 }
@@ -97,15 +96,15 @@ fn sendfile_and_send(stage: &Stage) {
 /// From a file into a pipe, and on into the socket.
 fn splice_in(stage: &Stage) {
     both_ways(stage, |one, other| {
-        let [from, to] = calls::pipe().expect("failed to make a pipe");
+        let [from, to] = sys::pipe().expect("failed to make a pipe");
         for length in [1000, 30_000] {
-            let file = calls::file(&one.next(length)).expect("failed to make a file");
+            let file = sys::file(&one.next(length)).expect("failed to make a file");
             // What remains in the pipe is offered again if the socket takes only a part.
             let outcome = all(one, length, |left| {
                 if sys::ioctl(from, libc::FIONREAD) == Ok(0) {
-                    calls::splice(file, to, left, 0)?;
+                    sys::splice(file, to, left, 0)?;
                 }
-                calls::splice(from, one.fd(), left, libc::SPLICE_F_MORE)
+                sys::splice(from, one.fd(), left, libc::SPLICE_F_MORE)
             });
             let _ = one.logged(&format!("splice {length}"), outcome);
             let _ = one.send(10);
@@ -117,8 +116,8 @@ fn splice_in(stage: &Stage) {
 /// Splices once into a pipe, in a thread because it may block: the result, and what came out of the pipe.
 fn splice_once(socket: Socket, length: usize) -> Background<Outcome> {
     background(move || {
-        let [from, to] = calls::pipe().expect("failed to make a pipe");
-        let outcome = calls::splice(socket.fd(), to, length, 0);
+        let [from, to] = sys::pipe().expect("failed to make a pipe");
+        let outcome = sys::splice(socket.fd(), to, length, 0);
         let mut bytes = vec![0; length];
         let count = sys::read(from, &mut bytes).unwrap_or(0);
         let verdict = socket.compare(&bytes[..count]);
@@ -192,16 +191,16 @@ fn splice_out_end(stage: &Stage) {
 fn tee(stage: &Stage) {
     let pair = stage.warm();
     let other_pair = stage.fresh();
-    let [from, to] = calls::pipe().expect("failed to make a pipe");
-    let [copy_from, copy_to] = calls::pipe().expect("failed to make a pipe");
+    let [from, to] = sys::pipe().expect("failed to make a pipe");
+    let [copy_from, copy_to] = sys::pipe().expect("failed to make a pipe");
     let bytes = pair.client.next(1000);
     log(format!("write = {}", text(sys::write(to, &bytes))));
-    log(format!("tee = {}", text(calls::tee(from, copy_to, 1000))));
+    log(format!("tee = {}", text(sys::tee(from, copy_to, 1000))));
     for (pipe, from, to) in [
         (from, pair.client, pair.server),
         (copy_from, other_pair.server, other_pair.client),
     ] {
-        let outcome = all(from, 1000, |left| calls::splice(pipe, from.fd(), left, 0));
+        let outcome = all(from, 1000, |left| sys::splice(pipe, from.fd(), left, 0));
         let _ = from.logged("splice 1000", outcome);
         let mut seen = vec![0; 1000];
         to.wait_unread(1000);
@@ -266,7 +265,7 @@ fn writev_large(stage: &Stage) {
 /// sendmmsg with these sizes, then recvmmsg with those.
 fn exchange(one: Socket, other: Socket, sizes: &[usize], into: &[usize]) {
     let total: usize = sizes.iter().sum();
-    let sent = calls::send_messages(one.fd(), &mut pieces(&one.next(total), sizes));
+    let sent = sys::send_messages(one.fd(), &mut pieces(&one.next(total), sizes));
     let _ = one.sent(
         sent.as_ref()
             .map(|sent| sent.iter().sum())
@@ -275,7 +274,7 @@ fn exchange(one: Socket, other: Socket, sizes: &[usize], into: &[usize]) {
     one.log(format!("sendmmsg {sizes:?} = {sent:?}"));
     other.wait_unread(total);
     let mut parts: Vec<_> = into.iter().map(|size| vec![0; *size]).collect();
-    let lengths = calls::recv_messages(other.fd(), &mut parts, MSG_DONTWAIT);
+    let lengths = sys::recv_messages(other.fd(), &mut parts, MSG_DONTWAIT);
     let mut bytes = Vec::new();
     for (part, length) in parts.iter().zip(lengths.as_deref().unwrap_or_default()) {
         bytes.extend_from_slice(&part[..*length]);

@@ -3,12 +3,11 @@
 use std::cmp::Ordering;
 
 use libc::{MSG_DONTWAIT, MSG_ZEROCOPY, POLLERR, POLLIN, POLLOUT};
+use workloads::sys;
 
-use crate::calls;
 use crate::halfclose::both_ways;
 use crate::socket::Socket;
 use crate::stage::{Scenario, Stage, eventually, log, pause, scenario};
-use crate::sys;
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario("zerocopy-early", early).cold(),
@@ -28,7 +27,7 @@ fn completion(socket: Socket) -> Option<Completion> {
     /// The kernel's SO_EE_ORIGIN_ZEROCOPY, which the libc crate lacks.
     const ORIGIN: u8 = 5;
     let flags = libc::MSG_ERRQUEUE | MSG_DONTWAIT;
-    let (_, _, controls) = calls::recv_control(socket.fd(), &mut [], flags);
+    let (_, _, controls) = sys::recv_control(socket.fd(), &mut [], flags);
     let (_, _, bytes) = controls.first()?;
     // struct sock_extended_err: errno, origin, type, code, padding, info, data.
     let number = |at: usize| Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?));
@@ -112,7 +111,7 @@ fn receive(stage: &Stage) {
     both_ways(stage, |one, other| {
         let _ = one.send(1000);
         other.wait_unread(1000);
-        let outcome = calls::zerocopy_receive(other.fd());
+        let outcome = sys::zerocopy_receive(other.fd());
         other.log(match outcome {
             Ok((mapped, to_copy)) => format!("TCP_ZEROCOPY_RECEIVE = mapped {mapped}, to copy {to_copy}"),
             Err(error) => format!("TCP_ZEROCOPY_RECEIVE = {error}"),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use workloads::pattern::Random;
-use workloads::sys;
+use workloads::sys::{self, stream};
 
 use crate::message::{ANSWER, Framing, GREETING, Message, REQUEST};
 use crate::wire::{Wire, is_early_end};
@@ -114,7 +114,7 @@ fn run(options: &Options, connection: u32, tally: &Mutex<Tally>) {
     let patience = Duration::from_millis(options.patience);
     let mut done = 0;
     let mut moved = begin;
-    let result = sys::connect(None, options.target, true)
+    let result = stream::connect(None, options.target, true)
         .and_then(|stream| Wire::new(stream, patience))
         .and_then(|mut wire| {
             let result = talk(options, connection, &mut wire, &mut |took| {
@@ -152,7 +152,7 @@ fn talk(
     let Options { framing, seed, .. } = *options;
     let mut random = Random::of(seed, connection.into(), SALT);
     let mut begin = Instant::now();
-    if !sys::wait_for(&wire.stream, sys::OUT, options.patience as i32)? {
+    if !stream::wait_for(&wire.stream, sys::OUT, options.patience as i32)? {
         return Err(io::ErrorKind::TimedOut.into());
     }
     if options.greeted {

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use workloads::pattern::Random;
-use workloads::sys::{self, Listener};
+use workloads::sys;
+use workloads::sys::stream::Listener;
 
 use crate::message::{ANSWER, Framing, GREETING, Message, REQUEST};
 use crate::wire::{Wire, is_early_end};

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use workloads::pattern::Stream;
-use workloads::sys;
+use workloads::sys::{self, stream};
 
 const BUFFER: usize = 1 << 16;
 
@@ -29,7 +29,7 @@ impl Wire {
     }
 
     fn wait(&self, events: u32) -> io::Result<()> {
-        match sys::wait_for(&self.stream, events, self.patience.as_millis() as i32)? {
+        match stream::wait_for(&self.stream, events, self.patience.as_millis() as i32)? {
             true => Ok(()),
             false => Err(ErrorKind::TimedOut.into()),
         }

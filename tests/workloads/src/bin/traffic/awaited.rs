@@ -10,10 +10,10 @@ use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use workloads::sys;
+use workloads::sys::fault::Pages;
+use workloads::sys::{self, stream};
 
 use crate::direct::{Pair, connect};
-use crate::fault::Pages;
 use crate::older::wait_for_line;
 use crate::options::{Common, Mode};
 use crate::task;
@@ -69,7 +69,9 @@ fn read_behind_scans(client: &TcpStream, server: &TcpStream) -> Result<io::Resul
         join(first)??;
         pages[1].wait_for_touch()?;
         wait_for_line()?;
-        let last = spawn_until_locked(scope, processors[1], || sys::receive(server, &mut [0; SIZE], 0))?;
+        let last = spawn_until_locked(scope, processors[1], || {
+            stream::receive(server, &mut [0; SIZE], 0)
+        })?;
         let busy = scope.spawn(|| task::occupy(processors[1], &is_occupied, &is_over));
         while !is_occupied.load(SeqCst) && !busy.is_finished() {
             thread::yield_now();
@@ -77,7 +79,7 @@ fn read_behind_scans(client: &TcpStream, server: &TcpStream) -> Result<io::Resul
         pages[1].give(&[0; PAGE])?;
         join(second)??;
         thread::sleep(SCANS);
-        sys::send(client, &[0; SIZE], 0)?;
+        stream::send(client, &[0; SIZE], 0)?;
         client.shutdown(Shutdown::Write)?;
         thread::sleep(MOMENT);
         is_over.store(true, SeqCst);
@@ -108,7 +110,7 @@ pub fn main(mut options: Options) -> Result<()> {
         };
         while received < SIZE {
             server.wait_for(sys::IN)?;
-            let count = sys::receive(server.stream(), &mut buffer, 0).context("recv failed")?;
+            let count = stream::receive(server.stream(), &mut buffer, 0).context("recv failed")?;
             ensure!(count > 0, END_FIRST);
             received += count;
         }

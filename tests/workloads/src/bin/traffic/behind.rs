@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use workloads::sys;
+use workloads::sys::stream;
 
 use crate::direct::{Pair, STUCK_MILLISECONDS, connect};
 use crate::options::{Common, Mode};
@@ -53,7 +53,8 @@ fn send(mut clients: Vec<TcpStream>, until: Instant) -> Result<u64> {
 fn read(pairs: &[Pair], buffer: &mut [u8]) -> Result<u64> {
     let mut bytes = 0;
     for pair in pairs {
-        let count = unless_blocked(sys::receive(pair.server.stream(), buffer, 0)).context("recv failed")?;
+        let count =
+            unless_blocked(stream::receive(pair.server.stream(), buffer, 0)).context("recv failed")?;
         bytes += count.unwrap_or(0) as u64;
     }
     Ok(bytes)

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use workloads::pattern::Random;
-use workloads::sys;
+use workloads::sys::stream;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
@@ -78,8 +78,8 @@ impl Change {
     pub fn apply(self, stream: &TcpStream) -> io::Result<()> {
         match self {
             Change::Blocking => stream.set_nonblocking(false),
-            Change::ZeroCopy => sys::set_option(stream, libc::SOL_SOCKET, libc::SO_ZEROCOPY, 1_i32),
-            Change::PeekOffset => sys::set_option(stream, libc::SOL_SOCKET, libc::SO_PEEK_OFF, 0_i32),
+            Change::ZeroCopy => stream::allow_zerocopy(stream),
+            Change::PeekOffset => stream::follow_peeks(stream),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use workloads::sys;
+use workloads::sys::{self, ring, stream};
 
 use crate::conversation::Side;
 use crate::direct::{End, STUCK_MILLISECONDS};
@@ -62,7 +62,7 @@ struct Client {
 }
 
 pub fn main(mut options: Options) -> Result<()> {
-    let _ring = options.io_uring.then(sys::io_uring).transpose()?;
+    let _ring = options.io_uring.then(ring::idle).transpose()?;
     let seed = options.common.settle_seed();
     let connections = options.common.connections.unwrap_or(1);
     let mut bytes = 0;
@@ -100,12 +100,12 @@ fn connect(options: &Options, seed: u64, number: u64) -> Result<Client> {
         .map(|source| SocketAddr::new(source.ip(), port(source.port())));
     let nonblocking = options.common.nonblocking();
     let begin = match (options.sequence, options.fast_open) {
-        _ if options.restored => sys::Begin::Restored,
-        (Some(first), _) => sys::Begin::At(first),
-        (None, true) => sys::Begin::WithData,
-        (None, false) => sys::Begin::Usual,
+        _ if options.restored => stream::Begin::Restored,
+        (Some(first), _) => stream::Begin::At(first),
+        (None, true) => stream::Begin::WithData,
+        (None, false) => stream::Begin::Usual,
     };
-    let stream = sys::connect_so(
+    let stream = stream::connect_so(
         begin,
         source,
         options.address,
@@ -121,7 +121,7 @@ fn connect(options: &Options, seed: u64, number: u64) -> Result<Client> {
 
 fn settle(options: &Options, client: &mut Client) -> Result<()> {
     ensure!(
-        sys::wait_for(&client.stream, sys::OUT, STUCK_MILLISECONDS)?,
+        stream::wait_for(&client.stream, sys::OUT, STUCK_MILLISECONDS)?,
         "the connect does not end"
     );
     match client.stream.take_error()? {

@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 
 use anyhow::{Context, Result, bail, ensure};
 use workloads::pattern::Stream;
-use workloads::sys;
+use workloads::sys::{self, stream};
 
 use crate::conversation::Side;
 use crate::options::{Common, flip_byte};
@@ -45,7 +45,7 @@ impl End {
     }
 
     pub fn limit_send_buffer(&self, bytes: i32) -> Result<()> {
-        sys::set_buffers(&self.stream, None, Some(bytes)).context("failed to set SO_SNDBUF")
+        stream::set_buffers(&self.stream, None, Some(bytes)).context("failed to set SO_SNDBUF")
     }
 
     /// From now on the peer sends back what it receives.
@@ -85,8 +85,8 @@ impl End {
     }
 
     pub fn wait_for(&self, events: u32) -> Result<()> {
-        let ready = sys::wait_for(&self.stream, events, STUCK_MILLISECONDS)?;
-        let unread = sys::unread(self.stream.as_raw_fd());
+        let ready = stream::wait_for(&self.stream, events, STUCK_MILLISECONDS)?;
+        let unread = stream::unread(self.stream.as_raw_fd());
         ensure!(
             ready,
             "{}: stuck: sent {} received {} FIONREAD {unread:?} waiting for {events:#x}",
@@ -104,7 +104,7 @@ impl End {
 
     /// Makes the kernel drop every incoming segment, or stop doing so.
     pub fn lose_segments(&self, lose: bool) -> Result<()> {
-        sys::drop_incoming(&self.stream, lose).context("failed to set the socket's filter")
+        stream::drop_incoming(&self.stream, lose).context("failed to set the socket's filter")
     }
 
     pub fn send_all(&mut self, length: usize, buffer: &mut [u8]) -> Result<()> {
@@ -152,9 +152,9 @@ pub fn connect(common: &Common, seed: u64, connections: u64) -> Result<Vec<Pair>
     let (listener, target) = listen(common.family, 0, nonblocking).context("failed to listen")?;
     (0..connections)
         .map(|id| {
-            let client = sys::connect(None, target, nonblocking).context("failed to connect")?;
+            let client = stream::connect(None, target, nonblocking).context("failed to connect")?;
             ensure!(
-                sys::wait_for(&client, sys::OUT, STUCK_MILLISECONDS)?,
+                stream::wait_for(&client, sys::OUT, STUCK_MILLISECONDS)?,
                 "a connect does not end"
             );
             let (server, _) = listener.accept(nonblocking).context("failed to accept")?;

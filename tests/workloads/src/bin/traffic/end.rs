@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use workloads::pattern::Stream;
-use workloads::sys;
+use workloads::sys::{self, stream};
 
 use crate::conversation::{Change, Op, Progress, Reading, Script, Side};
 use crate::monitor::{Connection, Stage};
@@ -220,7 +220,7 @@ impl End {
             }
             Reading::Fionread { .. } => {
                 let unread =
-                    sys::unread(self.stream.as_raw_fd()).map_err(|e| format!("FIONREAD failed: {e}"))?;
+                    stream::unread(self.stream.as_raw_fd()).map_err(|e| format!("FIONREAD failed: {e}"))?;
                 if unread == 0 && !self.hangup {
                     self.readable = false;
                     return Ok(());
@@ -231,7 +231,7 @@ impl End {
             }
         };
         room = room.min(scratch.incoming.len());
-        let count = match sys::receive(&self.stream, &mut scratch.incoming[..room], self.flags) {
+        let count = match stream::receive(&self.stream, &mut scratch.incoming[..room], self.flags) {
             Ok(0) => {
                 self.progress.eof = true;
                 return Ok(());
@@ -310,14 +310,14 @@ impl End {
                 }
             }
             Op::Reset => {
-                return match sys::reset_on_close(&self.stream) {
+                return match stream::reset_on_close(&self.stream) {
                     Ok(()) => Step::Closed,
                     Err(error) => Step::Failed(format!("SO_LINGER failed: {error}")),
                 };
             }
             Op::Change(change) => {
                 if change == Change::Blocking {
-                    self.flags = sys::DONTWAIT;
+                    self.flags = libc::MSG_DONTWAIT;
                 }
                 if let Err(error) = change.apply(&self.stream) {
                     return Step::Failed(format!("a change of the socket failed: {error}"));
@@ -364,7 +364,7 @@ impl End {
         let message = &mut scratch.outgoing[..length];
         self.outgoing.fill(at, message);
         run.flip(&self.connection, self.side, at, message);
-        let count = match sys::send(&self.stream, message, self.flags) {
+        let count = match stream::send(&self.stream, message, self.flags) {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.writable = false;

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use workloads::sys::{self, Epoll};
+use workloads::sys::{self, Epoll, stream};
 
 use crate::direct::STUCK_MILLISECONDS;
 
@@ -47,9 +47,9 @@ impl Connection {
             stream.set_nonblocking(true)?;
             OwnedFd::from(stream)
         } else {
-            let stream: TcpStream = sys::connect(None, server.parse()?, true)?;
+            let stream: TcpStream = stream::connect(None, server.parse()?, true)?;
             ensure!(
-                sys::wait_for(&stream, sys::OUT, STUCK_MILLISECONDS)?,
+                stream::wait_for(&stream, sys::OUT, STUCK_MILLISECONDS)?,
                 "the connect does not end"
             );
             stream.take_error()?.map_or(Ok(()), Err)?;

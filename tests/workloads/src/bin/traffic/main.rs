@@ -12,7 +12,6 @@ mod direct;
 mod echo;
 mod end;
 mod events;
-mod fault;
 mod gate;
 mod get;
 mod hold;

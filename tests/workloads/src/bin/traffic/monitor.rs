@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use workloads::pace::patience;
-use workloads::sys;
+use workloads::sys::{self, stream};
 
 use crate::conversation::{Progress, Side};
 use crate::peer::Peer;
@@ -138,12 +138,12 @@ impl EndState {
     }
 
     fn describe(&self) -> String {
-        let unread = match sys::unread(self.fd.load(Relaxed)) {
+        let unread = match stream::unread(self.fd.load(Relaxed)) {
             Ok(bytes) => bytes.to_string(),
             Err(error) => error.to_string(),
         };
         let note = self.note.lock().map(|text| text.clone()).unwrap_or_default();
-        let tcp = sys::sending(self.fd.load(Relaxed)).unwrap_or_else(|error| error.to_string());
+        let tcp = sys::tcp_sending(self.fd.load(Relaxed)).unwrap_or_else(|error| error.to_string());
         format!(
             "sent {} received {} {:?} {} FIONREAD {unread} last events {:#x} {note}, TCP: {tcp}",
             self.sent.load(Relaxed),

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use workloads::sys;
+use workloads::sys::{ring, stream};
 
 use crate::conversation::Change;
 use crate::direct::{Pair, STUCK_MILLISECONDS, connect};
@@ -105,9 +105,9 @@ fn prepare(pair: &mut Pair, state: State, buffer: &mut [u8]) -> Result<()> {
         turn(pair)?;
     }
     if let Some((sent, read)) = state.unread() {
-        sys::set_buffers(pair.server.stream(), Some(BUFFER), None)?;
+        stream::set_buffers(pair.server.stream(), Some(BUFFER), None)?;
         pair.client.send_all(sent, buffer)?;
-        while sys::unread(pair.server.stream().as_raw_fd())? < sent {
+        while stream::unread(pair.server.stream().as_raw_fd())? < sent {
             thread::yield_now();
         }
         pair.server
@@ -116,9 +116,9 @@ fn prepare(pair: &mut Pair, state: State, buffer: &mut [u8]) -> Result<()> {
     match state {
         State::ZeroCopy => Change::ZeroCopy.apply(pair.server.stream())?,
         State::PeekOffset => Change::PeekOffset.apply(pair.server.stream())?,
-        State::LowWater => sys::set_low_water(pair.server.stream(), 2)?,
-        State::SmallBuffer => sys::set_buffers(pair.server.stream(), Some(SMALL_BUFFER), None)?,
-        State::Urgent => drop(sys::send(pair.client.stream(), &[OUT_OF_BAND], libc::MSG_OOB)?),
+        State::LowWater => stream::set_low_water(pair.server.stream(), 2)?,
+        State::SmallBuffer => stream::set_buffers(pair.server.stream(), Some(SMALL_BUFFER), None)?,
+        State::Urgent => drop(stream::send(pair.client.stream(), &[OUT_OF_BAND], libc::MSG_OOB)?),
         State::Deaf => pair.server.stream().shutdown(Shutdown::Read)?,
         State::HalfClosed => pair.client.stream().shutdown(Shutdown::Write)?,
         _ => {}
@@ -128,13 +128,13 @@ fn prepare(pair: &mut Pair, state: State, buffer: &mut [u8]) -> Result<()> {
 
 fn go_on(pair: &mut Pair, state: State, rounds: usize, buffer: &mut [u8]) -> Result<()> {
     if let Some((sent, read)) = state.unread() {
-        let unread = sys::unread(pair.server.stream().as_raw_fd())?;
+        let unread = stream::unread(pair.server.stream().as_raw_fd())?;
         ensure!(unread == sent - read, "FIONREAD is {unread} of {}", sent - read);
         pair.server.receive_until(pair.client.sent, buffer)?;
     }
     if state == State::Urgent {
         let mut byte = [0];
-        sys::receive(pair.server.stream(), &mut byte, libc::MSG_OOB)
+        stream::receive(pair.server.stream(), &mut byte, libc::MSG_OOB)
             .context("failed to read the urgent byte")?;
         ensure!(byte == [OUT_OF_BAND], "the urgent byte is {byte:?}");
     }
@@ -154,7 +154,7 @@ fn go_on(pair: &mut Pair, state: State, rounds: usize, buffer: &mut [u8]) -> Res
 
 /// Processes that hold one end until they are dropped, which ends their standard input.
 fn share(pair: &Pair) -> Result<Vec<Child>> {
-    sys::let_inherit(pair.server.stream())?;
+    stream::let_inherit(pair.server.stream())?;
     let start = |_| {
         Command::new("cat")
             .stdin(Stdio::piped())
@@ -173,7 +173,7 @@ fn sleep(pair: &mut Pair, rounds: usize, buffer: &mut [u8]) -> Result<()> {
     let sleeper = thread::spawn(move || {
         // Errors are dropped: a receiver that waits for these has a deadline of its own.
         drop(sender.send(task::current()));
-        drop(done.send(sys::receive(&stream, &mut [0; SIZE], libc::MSG_PEEK)));
+        drop(done.send(stream::receive(&stream, &mut [0; SIZE], libc::MSG_PEEK)));
     });
     let task = receiver.recv().context("the thread has ended")??;
     task::wait_for(&task, task::ASLEEP)?;
@@ -197,7 +197,7 @@ fn read_on(pair: &mut Pair, buffer: &mut [u8]) -> Result<()> {
     let line = thread::spawn(wait_for_line);
     let mut told = 0;
     while !line.is_finished() {
-        let unread = sys::unread(pair.server.stream().as_raw_fd())?;
+        let unread = stream::unread(pair.server.stream().as_raw_fd())?;
         ensure!(unread >= told, "FIONREAD is {unread} where it was {told}");
         told = unread;
         if unread > 0 {
@@ -222,7 +222,7 @@ pub fn wait_for_line() -> Result<bool> {
 
 /// Each line lets the connections continue; the first finds them in their state.
 pub fn main(mut options: Options) -> Result<()> {
-    let _ring = options.io_uring.then(sys::io_uring).transpose()?;
+    let _ring = options.io_uring.then(ring::idle).transpose()?;
     if options.state.begins_blocking() {
         options.common.mode = Mode::Blocking;
     }

@@ -8,10 +8,10 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use workloads::sys;
+use workloads::sys::fault::Pages;
+use workloads::sys::{self, stream};
 
 use crate::direct::{Pair, connect};
-use crate::fault::Pages;
 use crate::options::{Common, Mode};
 use crate::task;
 
@@ -75,14 +75,14 @@ fn attempt(pair: &mut Pair, processors: [usize; 2]) -> Result<bool> {
         }
         Ok(())
     })?;
-    let is_ahead = sys::unread(server.as_raw_fd())? != 0;
+    let is_ahead = stream::unread(server.as_raw_fd())? != 0;
     send(client, &[SECOND; SMALL])?;
     pair.server.lose_segments(false)?;
 
     let mut received = Vec::new();
     while received.len() < LARGE + 2 * SMALL {
         pair.server.wait_for(sys::IN)?;
-        let count = sys::receive(server, &mut buffer, 0).context("recv failed")?;
+        let count = stream::receive(server, &mut buffer, 0).context("recv failed")?;
         ensure!(count > 0, "end of file after {} bytes", received.len());
         received.extend_from_slice(&buffer[..count]);
     }

@@ -9,7 +9,8 @@ use std::{io, thread};
 
 use anyhow::{Context, Result, bail};
 use workloads::pattern::Stream;
-use workloads::sys::{self, Listener, Waker};
+use workloads::sys::Waker;
+use workloads::sys::stream::{self, Listener};
 
 use crate::conversation::{Side, Workload};
 use crate::gate::Gate;
@@ -225,7 +226,7 @@ impl Run {
             .peer
             .as_ref()
             .map(|_| (peer::source_of(number_of(connection.id)), 0).into());
-        match sys::connect(source, target, nonblocking && !self.common.late) {
+        match stream::connect(source, target, nonblocking && !self.common.late) {
             Ok(stream) => {
                 stream.set_nonblocking(nonblocking)?;
                 self.expect(connection, stream.local_addr()?);

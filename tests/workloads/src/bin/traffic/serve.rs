@@ -6,7 +6,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 
 use anyhow::{Context, Result};
-use workloads::sys::{self, Epoll, Listener, Pipe};
+use workloads::sys::stream::{self, Listener, Pipe};
+use workloads::sys::{self, Epoll, ring};
 
 use crate::options::{Family, Mode};
 use crate::run::listen;
@@ -56,7 +57,7 @@ pub fn main(options: Options) -> Result<()> {
             .take_fast_open()
             .context("failed to take data in the SYN")?;
     }
-    let _ring = options.io_uring.then(sys::io_uring).transpose()?;
+    let _ring = options.io_uring.then(ring::idle).transpose()?;
     let mut epoll = Epoll::new()?;
     epoll.add(&listener, sys::IN, LISTENER)?;
     let mut pipe = options.splice.then(Pipe::new).transpose()?;
@@ -85,11 +86,18 @@ pub fn main(options: Options) -> Result<()> {
     Ok(())
 }
 
+/// Splices once from the socket, and returns the data as `read` would.
+fn splice(stream: &TcpStream, pipe: &mut Pipe, buffer: &mut [u8]) -> io::Result<usize> {
+    let moved = pipe.fill(stream, buffer.len())?;
+    pipe.read_exact(&mut buffer[..moved])?;
+    Ok(moved)
+}
+
 /// Sends back what one read returns; false at the end of the connection.
 fn echo(stream: &TcpStream, pipe: Option<&mut Pipe>) -> Result<bool> {
     let mut buffer = [0; BUFFER];
     let read = match pipe {
-        Some(pipe) => pipe.splice_from(stream, &mut buffer),
+        Some(pipe) => splice(stream, pipe, &mut buffer),
         None => (&*stream).read(&mut buffer),
     };
     let mut rest = match read {
@@ -103,7 +111,7 @@ fn echo(stream: &TcpStream, pipe: Option<&mut Pipe>) -> Result<bool> {
         match (&*stream).write(rest) {
             Ok(count) => rest = &rest[count..],
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                sys::wait_for(stream, sys::OUT, -1)?;
+                stream::wait_for(stream, sys::OUT, -1)?;
             }
             Err(error) => return Err(error).context("failed to send an answer"),
         }

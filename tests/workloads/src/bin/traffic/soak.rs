@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use anyhow::{Result, ensure};
-use workloads::sys;
+use workloads::sys::{self, stream};
 
 use crate::conversation::Side;
 use crate::monitor::Monitor;
@@ -100,7 +100,7 @@ impl Control {
     /// Breaks a socket, if `--inject` demands it.
     pub fn inject(&self, number: u64, stream: &TcpStream) -> io::Result<()> {
         match self.inject {
-            Some(Inject::Hang) if number < HUNG => sys::drop_incoming(stream, true),
+            Some(Inject::Hang) if number < HUNG => stream::drop_incoming(stream, true),
             Some(Inject::Timeout) => stream.set_read_timeout(Some(Duration::from_millis(1))),
             Some(Inject::Hang) | None => Ok(()),
         }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use workloads::pattern::Random;
-use workloads::sys;
+use workloads::sys::stream;
 
 use crate::conversation::{Op, Progress, Side};
 use crate::monitor::{Connection, Stage};
@@ -252,7 +252,7 @@ impl End {
                 }
                 Op::Close => return Ok(messages),
                 Op::Reset => {
-                    return sys::reset_on_close(&self.stream)
+                    return stream::reset_on_close(&self.stream)
                         .map(|()| messages)
                         .map_err(|error| format!("SO_LINGER failed: {error}"));
                 }

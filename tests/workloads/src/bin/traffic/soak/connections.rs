@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use workloads::pattern::Random;
-use workloads::sys;
+use workloads::sys::stream;
 
 use crate::churn;
 use crate::conversation::{Change, Op, Progress, Reading, Script, Side, Workload};
@@ -158,7 +158,7 @@ impl Workload for Soak {
         let (receive, send) = (size(16 * KIB), size(4 * KIB));
         // With a receive buffer below a segment, 64 KiB on loopback, TCP advances by its timers only.
         let receive = receive.filter(|_| self.plan(connection).quota < 256 * KIB);
-        sys::set_buffers(stream, receive, send)?;
+        stream::set_buffers(stream, receive, send)?;
         if side == self.broken {
             self.control.inject(number_of(connection), stream)?;
         }

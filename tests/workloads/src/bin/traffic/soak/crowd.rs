@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use workloads::pattern::{Random, Stream};
-use workloads::sys::{self, Listener};
+use workloads::sys;
+use workloads::sys::stream::{self, Listener};
 
 use crate::conversation::{Progress, Side};
 use crate::direct::STUCK_MILLISECONDS;
@@ -60,7 +61,7 @@ fn converse(control: &Control, id: u64, listener: &Listener, target: SocketAddr)
     let mut random = Random::of(control.seed, id, 0);
     let mode = Mode::blocking(random.chance(4));
     let nonblocking = mode == Mode::Nonblocking;
-    let client = sys::connect(None, target, nonblocking).context("failed to connect")?;
+    let client = stream::connect(None, target, nonblocking).context("failed to connect")?;
     let (server, _) = listener.accept(nonblocking).context("failed to accept")?;
     control.inject(number_of(id), &server)?;
     let name = format!("crowd {}", number_of(id));
@@ -204,7 +205,7 @@ impl End<'_> {
                     self.moved(|progress| progress.sent += count as u64);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.mode == Mode::Nonblocking => {
-                    let writable = sys::wait_for(&self.stream, sys::OUT, STUCK_MILLISECONDS);
+                    let writable = stream::wait_for(&self.stream, sys::OUT, STUCK_MILLISECONDS);
                     if !writable.map_err(|error| format!("poll failed: {error}"))? {
                         return Err("the socket does not become writable".into());
                     }
@@ -233,7 +234,7 @@ impl End<'_> {
                     self.moved(|progress| progress.received += count as u64);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.mode == Mode::Nonblocking => {
-                    sys::wait_for(&self.stream, sys::IN, STUCK_MILLISECONDS)
+                    stream::wait_for(&self.stream, sys::IN, STUCK_MILLISECONDS)
                         .map_err(|error| format!("poll failed: {error}"))?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.control.may_call_again() => {}

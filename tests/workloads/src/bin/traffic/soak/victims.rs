@@ -13,7 +13,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use workloads::pattern::Random;
-use workloads::sys;
 
 use crate::conversation::Side;
 use crate::monitor::Monitor;
@@ -181,7 +180,7 @@ impl Victim {
         self.child.kill().context("failed to kill a victim")?;
         let status = self.child.wait().context("failed to wait for a victim")?;
         ensure!(
-            status.signal() == Some(sys::KILL),
+            status.signal() == Some(libc::SIGKILL),
             "a victim ended before it was killed: {status}"
         );
         Ok(())

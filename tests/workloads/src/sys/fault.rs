@@ -1,12 +1,15 @@
 //! Owns memory whose first access blocks: it stalls a send or a recv that holds its socket's lock.
 
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::Read as _;
 use std::net::TcpStream;
-use std::os::fd::{AsRawFd, FromRawFd};
-use std::ptr::{self, NonNull};
+use std::os::fd::AsRawFd;
+use std::ptr::NonNull;
 
 use anyhow::{Context, Result, ensure};
+
+use super::errno::{outcome, owned};
+use super::memory;
 
 /// The ioctls of linux/userfaultfd.h.
 const API: libc::c_ulong = 0xc018_aa3f;
@@ -33,23 +36,12 @@ impl Pages {
     /// `length` is in bytes, a multiple of the page size.
     pub fn new(length: usize) -> Result<Self> {
         // SAFETY: the call takes flags only.
-        let faults = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) };
-        ensure!(
-            faults >= 0,
-            "failed to make a userfaultfd: {}",
-            io::Error::last_os_error()
-        );
-        // SAFETY: the kernel just made this descriptor and nobody else knows it.
-        let faults = unsafe { File::from_raw_fd(faults as i32) };
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        // SAFETY: a new mapping, wherever there is room.
-        let start = unsafe { libc::mmap(ptr::null_mut(), length, protection, flags, -1, 0) };
-        let start = NonNull::new(start)
-            .filter(|_| start != libc::MAP_FAILED)
-            .context("failed to map memory")?;
+        let faults = owned(unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) })
+            .context("failed to make a userfaultfd")?;
+        let start = memory::map_private(length).context("failed to map memory")?;
+        let start = NonNull::new(start).context("the mapping is at address 0")?;
         let pages = Self {
-            faults,
+            faults: faults.into(),
             start,
             length,
         };
@@ -64,8 +56,8 @@ impl Pages {
 
     fn ask<const WORDS: usize>(&self, request: libc::c_ulong, argument: &mut [u64; WORDS]) -> Result<()> {
         // SAFETY: each request above reads and writes a struct of so many 64-bit words.
-        let result = unsafe { libc::ioctl(self.faults.as_raw_fd(), request, argument.as_mut_ptr()) };
-        ensure!(result == 0, "userfaultfd failed: {}", io::Error::last_os_error());
+        outcome(unsafe { libc::ioctl(self.faults.as_raw_fd(), request, argument.as_mut_ptr()) })
+            .context("userfaultfd failed")?;
         Ok(())
     }
 
@@ -78,12 +70,8 @@ impl Pages {
     pub fn receive(&self, stream: &TcpStream) -> Result<()> {
         let (fd, into) = (stream.as_raw_fd(), self.start.as_ptr());
         // SAFETY: there is room for a byte in the mapping, and nobody has read it.
-        let count = unsafe { libc::recv(fd, into, 1, 0) };
-        ensure!(
-            count == 1,
-            "a recv returned {count}: {}",
-            io::Error::last_os_error()
-        );
+        let count = outcome(unsafe { libc::recv(fd, into, 1, 0) } as i64).context("a recv failed")?;
+        ensure!(count == 1, "a recv returned {count}");
         Ok(())
     }
 

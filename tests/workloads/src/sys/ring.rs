@@ -1,11 +1,12 @@
 //! Owns a small io_uring: requests on sockets, and their completions, one at a time.
 
 use std::mem;
-use std::os::fd::RawFd;
+use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::sys::{Errno, Outcome, outcome};
+use super::errno::{Errno, Outcome, outcome, owned};
+use super::memory;
 
 pub const POLL_ADD: u8 = 6;
 pub const CANCEL: u8 = 14;
@@ -93,23 +94,42 @@ pub struct Ring {
     parameters: Parameters,
 }
 
+/// io_uring_setup(2), with room for this many requests.
+fn set_up(entries: u32, parameters: &mut Parameters) -> Outcome<OwnedFd> {
+    // SAFETY: the kernel reads and writes one struct io_uring_params.
+    owned(unsafe { libc::syscall(libc::SYS_io_uring_setup, entries, &raw mut *parameters) })
+}
+
+/// A ring without any request, which is enough to be a program with an io_uring.
+pub fn idle() -> Outcome<OwnedFd> {
+    set_up(1, &mut Parameters::default())
+}
+
 fn map(fd: RawFd, length: usize, offset: i64) -> Outcome<*mut u8> {
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_SHARED | libc::MAP_POPULATE;
-    // SAFETY: a new mapping, where the kernel likes.
-    let address = unsafe { libc::mmap(ptr::null_mut(), length, protection, flags, fd, offset) };
-    if address == libc::MAP_FAILED {
-        return Err(Errno::last());
+    memory::map(length, protection, flags, fd, offset).map(|address| address.cast())
+}
+
+/// Memory that a request may fill for as long as it likes: it is never freed.
+pub struct Lent {
+    bytes: *const u8,
+    length: usize,
+}
+
+impl Lent {
+    /// What the request has received by its completion.
+    pub fn received(&self, completion: &Completion) -> &[u8] {
+        let count = completion.outcome.unwrap_or(0).min(self.length);
+        // SAFETY: the memory is never freed, and the request that wrote `count` bytes to it is complete.
+        unsafe { std::slice::from_raw_parts(self.bytes, count) }
     }
-    Ok(address.cast())
 }
 
 impl Ring {
     pub fn new() -> Outcome<Self> {
         let mut parameters = Parameters::default();
-        // SAFETY: the kernel reads and writes one struct io_uring_params.
-        let fd = outcome(unsafe { libc::syscall(libc::SYS_io_uring_setup, ENTRIES, &raw mut parameters) })?;
-        let fd = fd as RawFd;
+        let fd = set_up(ENTRIES, &mut parameters)?.into_raw_fd();
         // Kernels since 5.4 map both rings at once.
         assert!(parameters.features & SINGLE_MMAP != 0, "an io_uring of old");
         let completions =
@@ -160,8 +180,7 @@ impl Ring {
         self.enter(1, 0)
     }
 
-    /// A transfer of these bytes, which are never freed; `flags` are the operation's own.
-    pub fn transfer(&self, operation: u8, fd: RawFd, bytes: &'static mut [u8], flags: i32, id: u64) {
+    fn transfer(&self, operation: u8, fd: RawFd, bytes: &'static mut [u8], flags: i32, id: u64) {
         let request = Request {
             operation,
             fd,
@@ -172,6 +191,22 @@ impl Ring {
             ..Request::default()
         };
         self.submit(request).expect("failed to submit a request");
+    }
+
+    /// Sends these bytes; `flags` are the operation's own.
+    pub fn send(&self, operation: u8, fd: RawFd, bytes: Vec<u8>, flags: i32, id: u64) {
+        self.transfer(operation, fd, bytes.leak(), flags, id);
+    }
+
+    /// Receives this many bytes; `flags` are the operation's own.
+    pub fn receive(&self, operation: u8, fd: RawFd, length: usize, flags: i32, id: u64) -> Lent {
+        let bytes = vec![0; length].leak();
+        let lent = Lent {
+            bytes: bytes.as_ptr(),
+            length,
+        };
+        self.transfer(operation, fd, bytes, flags, id);
+        lent
     }
 
     /// A one-shot poll for any of these events.
