@@ -1,4 +1,4 @@
-//! Checks docs/operating.md against what the tool knows and prints.
+//! Checks docs/reference.md against what the tool knows and prints.
 
 use serde_json::Value;
 
@@ -7,7 +7,7 @@ use crate::model::document::{Direction, FORMAT, Flow, FlowState, Flows, Listener
 use crate::model::reasons::REASONS;
 use crate::model::samples::end;
 
-const DOCUMENT: &str = include_str!("../../docs/operating.md");
+const DOCUMENT: &str = include_str!("../../docs/reference.md");
 
 /// The text of a section, without its heading.
 fn section(heading: &str) -> &'static str {
