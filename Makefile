@@ -59,18 +59,23 @@ mutants: ## Take each law out of the datapath and check that its test notices (r
 	$(SUDO) tests/mutants $(ARGS)
 
 .PHONY: lint
-lint: ## Check format and lints of the Rust and the C sources, rustdoc, and that the mutants fit
+lint: ## Check format and lints of the Rust and the C sources, rustdoc, the mutants, and with cargo-deny the crates
 	@scripts/setup lint
-	scripts/cargo fmt --check
-	scripts/cargo clippy --locked --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" scripts/cargo doc --locked --no-deps --document-private-items
+	scripts/cargo fmt --all --check
+	scripts/cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" scripts/cargo doc --locked --workspace --no-deps --document-private-items
 	clang-format --dry-run -Werror src/bpf/*.c src/bpf/*.h
 	tests/mutants --check
+	@if scripts/cargo deny --version >/dev/null 2>&1; then \
+		scripts/cargo deny --locked check --hide-inclusion-graph bans licenses sources; \
+	else \
+		echo "cargo-deny is not installed, so the crates' licences and sources are left to CI"; \
+	fi
 
 .PHONY: format
 format: ## Format the Rust and the C sources
 	@scripts/setup lint
-	scripts/cargo fmt
+	scripts/cargo fmt --all
 	clang-format -i src/bpf/*.c src/bpf/*.h
 
 .PHONY: install

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::accelerator::Accelerator;
-use crate::common::bench_program;
+use crate::common::built;
 use crate::report::{Section, bytes, table, write};
 
 /// The format of its JSON that this reads; docs/benchmarks.md describes it.
@@ -15,7 +15,7 @@ const FORMAT: u64 = 1;
 
 /// Runs it for sockredir itself, or for another accelerator. Whether something failed is in its rows.
 pub fn measure(accelerator: &Accelerator, arguments: &[&str]) -> Result<Value> {
-    let mut command = Command::new(bench_program());
+    let mut command = Command::new(built("sockredir-bench"));
     command.arg("--json").args(arguments);
     if accelerator.name != "sockredir" {
         let program = accelerator

@@ -92,7 +92,7 @@ pub fn run(accelerators: &[Accelerator], into: &Path) -> Result<Section> {
     }
     write(&into.join("safety.tsv"), &raw)?;
     let text = format!(
-        "## Safety\n\nThe workloads are those of the tests (`target/release/examples/traffic` and `scenarios`), in a cgroup and \
+        "## Safety\n\nThe workloads are those of the tests (`target/release/traffic` and `scenarios`), in a cgroup and \
          network namespaces of their own. Scenarios are programs' calls one by one; a scenario differs where a call returns \
          something else than on plain TCP. `calls.tsv` lists those that do.\n\n{}",
         table(&header, &rows, false)

@@ -3,7 +3,7 @@
 use std::process::Stdio;
 
 use crate::accelerator::Accelerator;
-use crate::common::{Arena, Transcript, example, first_difference, transcript_of};
+use crate::common::{Arena, Transcript, built, first_difference, transcript_of};
 
 pub const MODES: [&str; 2] = ["nonblocking", "blocking"];
 
@@ -52,7 +52,7 @@ pub fn differences(plain: &[Transcript; 2], accelerator: &Accelerator) -> Differ
 }
 
 fn transcript(arena: &Arena, mode: &str) -> Transcript {
-    let mut command = arena.command(example("scenarios"));
+    let mut command = arena.command(built("scenarios"));
     let output = command.args(["--mode", mode]).stdin(Stdio::null()).output();
     let output = output.expect("failed to run the scenarios");
     assert!(

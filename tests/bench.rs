@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use common::{Arena, Process, Tool, bench_program, wait_until_gone};
+use common::{Arena, Process, Tool, built, wait_until_gone};
 use serde_json::Value;
 
 const GONE: Duration = Duration::from_secs(10);
@@ -16,7 +16,7 @@ const ROW: &str = "request-response/1KiB/same-core";
 
 /// The benchmark for the arena's cgroup, run from outside of it.
 fn bench(arena: &Arena, arguments: &[&str]) -> Command {
-    let mut command = arena.host_command(bench_program());
+    let mut command = arena.host_command(built("sockredir-bench"));
     command.arg("--cgroup").arg(arena.cgroup());
     command.args(arguments).stdin(Stdio::null());
     command

@@ -1,6 +1,6 @@
 //! Programs see under acceleration what they see on plain TCP, except for what docs/differences.md lists.
 //!
-//! The example program `scenarios` logs what the calls of each scenario return. The transcripts are compared line by
+//! The program `scenarios` logs what the calls of each scenario return. The transcripts are compared line by
 //! line, and the differences must be exactly those in the table.
 
 mod common;
@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::sync::{Mutex, PoisonError};
 
-use common::{Arena, Tool, Transcript, example, first_difference, transcript_of};
+use common::{Arena, Tool, Transcript, built, first_difference, transcript_of};
 
 /// One way to run the scenarios.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -42,7 +42,7 @@ fn runs() -> impl Iterator<Item = Run> {
 }
 
 fn scenarios(arena: &Arena, run: Run, more: &[impl AsRef<OsStr>]) -> String {
-    let mut command = arena.command(example("scenarios"));
+    let mut command = arena.command(built("scenarios"));
     command.args(["--family", run.family, "--mode", run.mode, "--start", run.start]);
     let output = command.args(more).stdin(Stdio::null()).output();
     let output = output.expect("failed to run the scenarios");

@@ -1,4 +1,5 @@
-//! The floors of the sources: each knows only those below it, and only the datapath knows libbpf and `unsafe`.
+//! The floors of the sources: each knows only those below it, and only the datapath knows libbpf and `unsafe`. So it is with the
+//! module of system calls among the programs that tests start.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -36,8 +37,9 @@ struct Source {
     text: String,
 }
 
-fn sources() -> Vec<Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+/// The sources below a folder of the project.
+fn sources(folder: &str) -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let mut sources = Vec::new();
     let mut folders = vec![root.clone()];
     while let Some(folder) = folders.pop() {
@@ -131,7 +133,7 @@ fn leaks(source: &Source) -> Vec<String> {
 
 #[test]
 fn every_floor_imports_only_what_is_below_it() {
-    let leaks: Vec<_> = sources().iter().flat_map(leaks).collect();
+    let leaks: Vec<_> = sources("src").iter().flat_map(leaks).collect();
     assert!(leaks.is_empty(), "these lead up:\n{}", leaks.join("\n"));
 }
 
@@ -147,19 +149,26 @@ fn the_table_has_no_circle() {
     }
 }
 
-#[test]
-fn the_datapath_alone_knows_libbpf_and_unsafe() {
-    for source in sources().iter().filter(|source| source.module[0] != "datapath") {
-        for word in [
-            "unsafe {",
-            "unsafe fn",
-            "unsafe impl",
-            "libbpf_rs::",
-            "libbpf_sys::",
-        ] {
+/// Demands that only this module has any of these words.
+fn demand_alone(sources: &[Source], module: &str, words: &[&str]) {
+    for source in sources.iter().filter(|source| source.module[0] != module) {
+        for word in words {
             assert!(!source.text.contains(word), "{word} in {}", source.path.display());
         }
     }
+}
+
+const UNSAFE: [&str; 3] = ["unsafe {", "unsafe fn", "unsafe impl"];
+
+#[test]
+fn the_datapath_alone_knows_libbpf_and_unsafe() {
+    demand_alone(&sources("src"), "datapath", &UNSAFE);
+    demand_alone(&sources("src"), "datapath", &["libbpf_rs::", "libbpf_sys::"]);
+}
+
+#[test]
+fn the_workloads_have_one_module_of_system_calls() {
+    demand_alone(&sources("tests/workloads/src"), "sys", &UNSAFE);
 }
 
 #[test]

@@ -1,9 +1,6 @@
 //! Tests of the harness itself on plain TCP: what fails here is not the datapath's fault.
 
 mod common;
-#[path = "traffic/pattern.rs"]
-#[expect(dead_code, reason = "only its own tests run here")]
-mod pattern;
 
 use std::fs;
 use std::io;

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use common::bench_program;
+use common::built;
 
 const UNIT: &str = "dist/systemd/sockredir.service";
 /// Above this score `systemd-analyze security` rates the exposure as medium.
@@ -61,7 +61,7 @@ fn said(program: &str, arguments: &[&str]) -> String {
 fn pages(folder: &Folder) -> Vec<PathBuf> {
     let arguments = ["generate", "man", folder.0.to_str().unwrap()];
     sockredir(&arguments);
-    output_of(&bench_program(), &arguments);
+    output_of(&built("sockredir-bench"), &arguments);
     let pages: Vec<_> = fs::read_dir(&folder.0)
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -164,7 +164,7 @@ fn fish_completes_commands_and_options() {
 #[test]
 fn the_benchmark_completes_its_options() {
     let folder = Folder::new("bench");
-    let file = completions(&folder, &bench_program(), "fish", "sockredir-bench.fish");
+    let file = completions(&folder, &built("sockredir-bench"), "fish", "sockredir-bench.fish");
     let script = "source $argv[1]; complete -C 'sockredir-bench --'";
     let offered = said("fish", &["--no-config", "-c", script, &file]);
     assert!(offered.contains("--external"), "{offered}");

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use sockredir::cli::{Admit, DEFAULT_FLOWS};
 use sockredir::datapath::cgroup::Cgroups;
-use sockredir::datapath::{Coverage, Datapath, Options, Storage, Trusted};
+use sockredir::datapath::{Coverage, Datapath, Options, Storage};
 use sockredir::model::{Counters, PortSet};
 use sockredir::preflight::{Single, check_all, load};
 
@@ -69,10 +69,8 @@ impl<'a> Accelerator<'a> {
             .parse()
             .map_err(|error| anyhow!("{error}"))?;
         let coverage = Coverage {
-            ports: PortSet::all(),
             exclude_ports: excluded,
-            exclude_programs: Vec::new(),
-            trusted: Trusted::All,
+            ..Coverage::everything()
         };
         datapath
             .attach(&cgroups.fds(), &coverage)

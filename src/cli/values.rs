@@ -133,7 +133,7 @@ impl FromStr for FlowFilter {
             },
             "reason" => match reason(value) {
                 Some(reason) => Ok(Self::Reason(reason.name.to_owned())),
-                None => Err(format!("`{value}` is not a reason: docs/operating.md lists them")),
+                None => Err(format!("`{value}` is not a reason: docs/reference.md lists them")),
             },
             _ => Err(format!("`{key}` is not one of port, process, state and reason")),
         }

@@ -160,6 +160,7 @@ fn counters(status: &Status) -> String {
 mod tests {
     use super::*;
     use crate::model::document::{Instance, Maps, Queues};
+    use crate::model::samples::instance;
 
     fn counters(redirected: u64, tcp: u64) -> Counters {
         let names = [
@@ -179,20 +180,8 @@ mod tests {
         Status {
             format: 1,
             instance: Instance {
-                version: "0.1.0".to_owned(),
-                pid: 77,
-                cgroups: vec!["/sys/fs/cgroup".into()],
-                started_at: 1_700_000_000,
                 uptime_seconds: 7980.0,
-                kernel: "6.18.1".to_owned(),
-                stopping: false,
-                admit: "nonblocking".to_owned(),
-                scope: "loopback".to_owned(),
-                same_user: false,
-                same_cgroup: false,
-                ports: "all".to_owned(),
-                exclude_ports: "22".to_owned(),
-                exclude_programs: vec!["docker-proxy".to_owned()],
+                ..instance()
             },
             flows: Default::default(),
             maps: Maps::default(),
@@ -213,7 +202,7 @@ mod tests {
     fn it_says_what_runs_and_what_was_counted() {
         let text = text(&status());
         for part in [
-            "instance  sockredir 0.1.0, process 77, Linux 6.18.1\n",
+            "instance  sockredir 1.2.3, process 4711, Linux 6.18.44\n",
             "since     2023-11-14T22:13:20Z, 2h 13m\n",
             "admits    connections over loopback, non-blocking programs, all ports but 22, not docker-proxy\n",
             "queues    5.00 kB unread, in 2 queues\n",

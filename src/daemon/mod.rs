@@ -16,9 +16,9 @@ mod main_loop;
 mod memory;
 mod metrics;
 mod notify;
-#[cfg(test)]
-mod operating;
 mod pair;
+#[cfg(test)]
+mod reference;
 mod reporter;
 mod request;
 mod run;

@@ -22,7 +22,6 @@ use crate::datapath::cgroup::Cgroups;
 use crate::model::document::Instance;
 use crate::model::output::announce;
 use crate::model::ports::PortSet;
-use crate::model::programs::Trust;
 use crate::model::text::folders;
 use crate::preflight::{Single, check_all, check_scans};
 
@@ -165,11 +164,8 @@ fn coverage(args: &RunArgs) -> datapath::Coverage {
     datapath::Coverage {
         ports: args.ports.clone().unwrap_or_else(PortSet::all),
         exclude_ports: args.exclude_ports.clone().unwrap_or_else(PortSet::none),
-        exclude_programs: args.exclude_programs.names().map(str::to_owned).collect(),
-        trusted: match &args.trust_programs {
-            Trust::All => datapath::Trusted::All,
-            Trust::Named(programs) => datapath::Trusted::Named(programs.names().map(str::to_owned).collect()),
-        },
+        exclude_programs: args.exclude_programs.clone(),
+        trusted: args.trust_programs.clone(),
     }
 }
 

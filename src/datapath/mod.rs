@@ -43,6 +43,7 @@ use plain::Plain;
 
 use crate::model::counters::Counters;
 use crate::model::ports::PortSet;
+use crate::model::programs::{Programs, Trust};
 use skeleton::{SockredirSkel, types};
 
 pub(crate) use decisions::Decision;
@@ -87,38 +88,20 @@ pub struct Coverage {
     pub ports: PortSet,
     /// Neither end may have one of these.
     pub exclude_ports: PortSet,
-    /// Process names of at most 15 bytes.
-    pub exclude_programs: Vec<String>,
-    /// Programs that need not be watched first.
-    pub trusted: Trusted,
-}
-
-/// The programs that need not prove that they read by recv only.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Trusted {
-    /// Every program.
-    All,
-    /// Process names, as above.
-    Named(Vec<String>),
+    /// Neither end may be one of these.
+    pub exclude_programs: Programs,
+    /// Programs that need not prove that they read by recv only.
+    pub trusted: Trust,
 }
 
 impl Coverage {
     /// All connections of all programs.
-    pub(crate) fn everything() -> Self {
+    pub fn everything() -> Self {
         Self {
             ports: PortSet::all(),
             exclude_ports: PortSet::none(),
-            exclude_programs: Vec::new(),
-            trusted: Trusted::All,
-        }
-    }
-}
-
-impl Trusted {
-    fn has(&self, name: &str) -> bool {
-        match self {
-            Self::All => true,
-            Self::Named(names) => names.iter().any(|each| each == name),
+            exclude_programs: Programs::none(),
+            trusted: Trust::All,
         }
     }
 }

@@ -4,8 +4,9 @@ use anyhow::{Context as _, Result};
 use libbpf_rs::{MapCore as _, MapFlags, MapHandle};
 use plain::Plain;
 
-use super::{Coverage, Datapath, SpliceWatch, Trusted, record, types};
+use super::{Coverage, Datapath, SpliceWatch, record, types};
 use crate::model::known::{File, Image, Known, Nature, Program};
+use crate::model::programs::{Programs, Trust};
 
 // SAFETY: the types consist of integers and of such types, without padding, so every bit pattern is valid.
 unsafe impl Plain for types::program_key {}
@@ -127,16 +128,16 @@ impl Datapath<'_> {
     /// Writes the user's choice of programs, and replaces that of the self-test.
     pub(super) fn listen_to(&mut self, coverage: &Coverage) -> Result<()> {
         let said = &self.skel.maps.sockredir_said;
-        let trusted: &[String] = match &coverage.trusted {
-            Trusted::All => &[],
-            Trusted::Named(names) => names,
+        let trusted = match &coverage.trusted {
+            Trust::All => &Programs::none(),
+            Trust::Named(programs) => programs,
         };
-        let names = [
-            (&coverage.exclude_programs[..], types::said::SAID_EXCLUDED),
+        let lists = [
+            (&coverage.exclude_programs, types::said::SAID_EXCLUDED),
             (trusted, types::said::SAID_TRUSTED),
         ];
-        for (names, what) in names {
-            for name in names {
+        for (programs, what) in lists {
+            for name in programs.names() {
                 said.update(&name_of(name), &what.0.to_ne_bytes(), MapFlags::NO_EXIST)
                     .or_else(|error| match error.kind() {
                         // Exclusion wins.
@@ -148,7 +149,7 @@ impl Datapath<'_> {
         }
         let bss = self.skel.maps.bss_data.as_deref_mut();
         let bss = bss.context("the datapath's object has no variables")?;
-        bss.trust_all = u32::from(coverage.trusted == Trusted::All);
+        bss.trust_all = u32::from(coverage.trusted == Trust::All);
         bss.splice_works = u32::from(self.splice_watch == SpliceWatch::Works);
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! What an instance reports about itself and its flows: the types behind `--json`, described in docs/operating.md.
+//! What an instance reports about itself and its flows: the types behind `--json`, described in docs/reference.md.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

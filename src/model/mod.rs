@@ -21,4 +21,5 @@ pub use counters::{Counter, Counters};
 pub use finding::Finding;
 pub use output::print;
 pub use ports::PortSet;
+pub use programs::{Programs, Trust};
 pub use safety::SafetyCheck;

@@ -13,6 +13,12 @@ const MOST: usize = 128;
 pub struct Programs(Vec<String>);
 
 impl Programs {
+    /// An empty list.
+    pub fn none() -> Self {
+        Self(Vec::new())
+    }
+
+    /// In the order of the command line.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(String::as_str)
     }
@@ -51,8 +57,20 @@ impl fmt::Display for Programs {
 /// The programs that the user vouches for.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Trust {
+    /// Every program.
     All,
+    /// These, and no other.
     Named(Programs),
+}
+
+impl Trust {
+    /// True if the program of this process name is one of them.
+    pub fn has(&self, name: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Named(programs) => programs.names().any(|each| each == name),
+        }
+    }
 }
 
 impl FromStr for Trust {
@@ -61,7 +79,7 @@ impl FromStr for Trust {
     fn from_str(list: &str) -> Result<Self, String> {
         match list {
             "all" => Ok(Self::All),
-            "none" => Ok(Self::Named(Programs(Vec::new()))),
+            "none" => Ok(Self::Named(Programs::none())),
             names => {
                 let programs: Programs = names.parse()?;
                 if programs.0.is_empty() || programs.names().any(|name| name == "all" || name == "none") {

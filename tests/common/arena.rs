@@ -10,9 +10,10 @@ use std::sync::{Condvar, LazyLock, Mutex, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
+use workloads::pace::patience;
+
 use super::kernel::remember_earlier_objects;
 use super::network::Network;
-use super::pace::patience;
 use super::sys;
 use super::traffic::Traffic;
 

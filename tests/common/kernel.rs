@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 
 use libbpf_rs::query::{LinkInfoIter, MapInfoIter, ProgInfoIter};
 use libbpf_rs::{MapCore, MapHandle};
-
-use super::pace::patience;
+use workloads::pace::patience;
 
 const PREFIX: &str = "sockredir";
 

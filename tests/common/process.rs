@@ -6,7 +6,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::pace::patience;
+use workloads::pace::patience;
+
 use super::sys;
 
 pub struct Process {

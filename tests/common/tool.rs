@@ -1,6 +1,6 @@
 //! Owns a running `sockredir`: started for an arena, stopped or killed, and the totals that it prints on exit.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
@@ -9,17 +9,6 @@ use super::process::Process;
 
 const READY: Duration = Duration::from_secs(30);
 const STOP: Duration = Duration::from_secs(60);
-
-/// The benchmark, which cargo builds beside the tool.
-pub fn bench_program() -> PathBuf {
-    let program = Path::new(env!("CARGO_BIN_EXE_sockredir")).with_file_name("sockredir-bench");
-    assert!(
-        program.is_file(),
-        "{} is missing; `cargo test` builds it, or `cargo build --package sockredir-bench`",
-        program.display()
-    );
-    program
-}
 
 pub struct Tool(Process);
 

@@ -1,36 +1,21 @@
-//! Owns a running workload of the example program `traffic`, and its report.
+//! Owns a running workload of the program `traffic`, and its report.
 
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
+use super::built::built;
 use super::process::Process;
 
 /// Longer than any workload takes; each has its own deadline.
 const DEADLINE: Duration = Duration::from_secs(900);
 const LINE: Duration = Duration::from_secs(120);
 
-/// An example program, which cargo builds beside the tests.
-pub fn example(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("failed to find the running test");
-    let profile = test
-        .parent()
-        .and_then(|deps| deps.parent())
-        .expect("a test lies in target/<profile>/deps");
-    let program = profile.join("examples").join(name);
-    assert!(
-        program.is_file(),
-        "{} is missing; `cargo test` builds it, or `cargo build --example {name}`",
-        program.display()
-    );
-    program
-}
-
 pub struct Traffic(Process);
 
 impl Traffic {
     pub fn program() -> PathBuf {
-        example("traffic")
+        built("traffic")
     }
 
     pub fn start(mut command: Command, arguments: &[&str]) -> Self {

@@ -1,4 +1,4 @@
-//! Owns the output of the example program `scenarios`: its lines by scenario, and where two transcripts differ.
+//! Owns the output of the program `scenarios`: its lines by scenario, and where two transcripts differ.
 
 use std::collections::BTreeMap;
 

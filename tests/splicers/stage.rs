@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::{Arena, Process, Scans, Tool, example, is_fit_for_scans, patience};
+use crate::common::{Arena, Process, Scans, Tool, built, is_fit_for_scans, patience};
 
 /// Options of the tool, besides those for its location.
 pub const ARGS: &[&str] = &["--trust-programs", "none"];
@@ -62,7 +62,7 @@ impl Stage {
         let path = self.folder.next().join(program);
         // In another process: a thread that forks meanwhile would inherit the file open for writing, and exec would fail.
         let mut command = Command::new("cp");
-        command.arg(example(program)).arg(&path);
+        command.arg(built(program)).arg(&path);
         let copied = command.status().is_ok_and(|status| status.success());
         assert!(copied, "failed to make {}", path.display());
         path

@@ -75,7 +75,7 @@ mod tests {
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.len(), 13, "{text}");
         assert!(
-            lines[0].starts_with("2026-")
+            lines[0].starts_with("2023-11-14T22:14:21Z ")
                 && lines[0].contains("redirected 100 messages/s, 10.0 kB/s, 97.6 % of all bytes"),
             "{text}"
         );

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::rates::{Sample, View};
 use crate::model::counters::Counters;
 use crate::model::document::*;
-use crate::model::samples::end;
+use crate::model::samples::{end, instance};
 
 const COUNTERS: [&str; 10] = [
     "ends_inserted",
@@ -27,22 +27,7 @@ fn counters(values: [u64; 10]) -> Counters {
 fn status(values: [u64; 10]) -> Status {
     Status {
         format: FORMAT,
-        instance: Instance {
-            version: "0.1.0".to_owned(),
-            pid: 99,
-            cgroups: vec!["/sys/fs/cgroup/demo.slice".into()],
-            started_at: 1_795_658_400,
-            uptime_seconds: 61.5,
-            kernel: "6.18.44".to_owned(),
-            stopping: false,
-            admit: "nonblocking".to_owned(),
-            scope: "loopback".to_owned(),
-            same_user: false,
-            same_cgroup: false,
-            ports: "all".to_owned(),
-            exclude_ports: "22".to_owned(),
-            exclude_programs: vec!["docker-proxy".to_owned()],
-        },
+        instance: instance(),
         flows: FlowsByState::default(),
         maps: Maps::default(),
         adoption: Adoption::default(),

@@ -1,4 +1,4 @@
-//! Keeps the metrics, the dashboard, the alerts and docs/operating.md consistent.
+//! Keeps the metrics, the dashboard, the alerts and the documents consistent.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,7 +13,8 @@ use crate::model::reasons::REASONS;
 
 const DASHBOARD: &str = include_str!("../../../dist/grafana/sockredir.json");
 const RULES: &str = include_str!("../../../dist/prometheus/sockredir.rules.yml");
-const DOCUMENT: &str = include_str!("../../../docs/operating.md");
+const OPERATING: &str = include_str!("../../../docs/operating.md");
+const REFERENCE: &str = include_str!("../../../docs/reference.md");
 
 /// Words with this prefix, such as names of metrics.
 fn words<'a>(text: &'a str, begin: &'a str) -> impl Iterator<Item = &'a str> {
@@ -22,7 +23,7 @@ fn words<'a>(text: &'a str, begin: &'a str) -> impl Iterator<Item = &'a str> {
     words.filter(move |word| word.starts_with(begin))
 }
 
-/// A metric by its comments and first sample: a row of the table in docs/operating.md.
+/// A metric by its comments and first sample: a row of the table in docs/reference.md.
 fn rows(text: &str) -> Vec<String> {
     text.split("# HELP ")
         .skip(1)
@@ -165,7 +166,7 @@ fn every_alert_has_its_section_in_the_document() {
         .collect();
     let anchors: Vec<_> = named.iter().map(|name| name.to_lowercase()).collect();
     assert_eq!(anchors, led);
-    let sections = DOCUMENT
+    let sections = OPERATING
         .lines()
         .filter_map(|line| line.strip_prefix("### Sockredir"));
     let sections: Vec<_> = sections.map(|name| format!("Sockredir{name}")).collect();
@@ -175,7 +176,7 @@ fn every_alert_has_its_section_in_the_document() {
 #[test]
 fn the_document_has_every_metric_as_it_is_exported() {
     let expected = rows(&text(&sample()).unwrap());
-    let documented: Vec<_> = DOCUMENT
+    let documented: Vec<_> = REFERENCE
         .lines()
         .filter(|line| line.starts_with("| `sockredir_"))
         .collect();

@@ -266,6 +266,7 @@ fn label_of<'a>(counter: &'a str, label: &str) -> &'a str {
 pub fn sample() -> Status {
     use crate::model::document::{FORMAT, Fill, Since};
     use crate::model::reasons::{NOT_FOLLOWED, REASONS};
+    use crate::model::samples::instance;
 
     let fill = |used| Fill {
         used,
@@ -280,20 +281,8 @@ pub fn sample() -> Status {
     Status {
         format: FORMAT,
         instance: Instance {
-            version: "1.2.3".to_owned(),
-            pid: 4711,
-            cgroups: vec!["/sys/fs/cgroup/some.slice".into()],
-            started_at: 1_700_000_000,
-            uptime_seconds: 4.5,
-            kernel: "6.18.44".to_owned(),
             stopping: true,
-            admit: "nonblocking".to_owned(),
-            scope: "loopback".to_owned(),
-            same_user: false,
-            same_cgroup: false,
-            ports: "all".to_owned(),
-            exclude_ports: "none".to_owned(),
-            exclude_programs: vec!["docker-proxy".to_owned()],
+            ..instance()
         },
         flows: FlowsByState {
             observed: 101,
