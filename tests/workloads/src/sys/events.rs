@@ -4,7 +4,7 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-use super::errno::{Errno, Outcome, descriptor, outcome, owned};
+use super::errno::{Errno, Outcome, descriptor, outcome, owned, owner};
 
 pub const IN: u32 = libc::EPOLLIN as u32;
 pub const OUT: u32 = libc::EPOLLOUT as u32;
@@ -76,8 +76,7 @@ pub struct Epoll {
 impl Epoll {
     pub fn new() -> io::Result<Self> {
         Ok(Self {
-            // SAFETY: no pointers.
-            fd: owned(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?,
+            fd: epoll_create().map(owner)?,
             events: vec![libc::epoll_event { events: 0, u64: 0 }; 256],
         })
     }

@@ -183,6 +183,26 @@ fn bulk_before_accept(stage: &Stage) {
     talk(stage.pair(client, server));
 }
 
+/// The server answers a client that has ended its stream.
+pub fn answered_end(client: Socket, server: Socket) {
+    server.wait(POLLRDHUP);
+    server.poll(EVENTS);
+    server.recv_to_end();
+    let _ = server.send(100);
+    server.close();
+    client.recv_to_end();
+}
+
+/// Client and server of a connection that had 100 bytes before it was accepted.
+pub fn with_early_bytes(stage: &Stage) -> (Socket, Socket) {
+    let listener = stage.listener();
+    let client = stage.socket();
+    let _ = client.logged("connect", stage.connect(client, listener));
+    let _ = client.send(100);
+    pause(20);
+    (client, stage.accept(listener))
+}
+
 fn end_before_accept(stage: &Stage) {
     for count in [0, 1, 3] {
         let (client, listener) = waiting(stage);
@@ -191,12 +211,7 @@ fn end_before_accept(stage: &Stage) {
         }
         client.shutdown(SHUT_WR);
         let server = stage.accept(listener);
-        server.wait(POLLRDHUP);
-        server.poll(EVENTS);
-        server.recv_to_end();
-        let _ = server.send(100);
-        server.close();
-        client.recv_to_end();
+        answered_end(client, server);
     }
 }
 

@@ -149,7 +149,10 @@ fn fastopen_listener(stage: &Stage) -> Socket {
     listener
 }
 
-fn fastopen_send_to(client: Socket, listener: Socket) {
+/// A client whose first message is in its SYN.
+fn fastopen_client(stage: &Stage, listener: Socket) -> Socket {
+    let client = stage.socket();
+    without_cookies(client);
     let address = sys::names(listener.fd())[0]
         .clone()
         .expect("a listener has a name");
@@ -159,6 +162,7 @@ fn fastopen_send_to(client: Socket, listener: Socket) {
         client.wait(POLLOUT);
         let _ = client.send(100);
     }
+    client
 }
 
 /// The server has the data before the client has the SYN-ACK.
@@ -168,9 +172,7 @@ fn fastopen_send(stage: &Stage) {
     }
     for _ in 0..2 {
         let listener = fastopen_listener(stage);
-        let client = stage.socket();
-        without_cookies(client);
-        fastopen_send_to(client, listener);
+        let client = fastopen_client(stage, listener);
         let server = stage.accept(listener);
         let _ = server.recv(200);
         talk(stage.pair(client, server));
@@ -183,9 +185,7 @@ fn fastopen_two_messages(stage: &Stage) {
         return;
     }
     let listener = fastopen_listener(stage);
-    let client = stage.socket();
-    without_cookies(client);
-    fastopen_send_to(client, listener);
+    let client = fastopen_client(stage, listener);
     let _ = client.send(100);
     let server = stage.accept(listener);
     server.recv_all(200);
@@ -225,9 +225,7 @@ fn fastopen_not_asked_for(stage: &Stage) {
         return;
     }
     let listener = stage.listener();
-    let client = stage.socket();
-    without_cookies(client);
-    fastopen_send_to(client, listener);
+    let client = fastopen_client(stage, listener);
     let server = stage.accept(listener);
     let _ = server.recv(200);
     talk(stage.pair(client, server));

@@ -5,6 +5,7 @@ use std::fs;
 use libc::{POLLIN, POLLOUT, POLLRDHUP, SHUT_WR, SIGKILL};
 use workloads::sys::{self, text};
 
+use crate::connect::answered_end;
 use crate::halfclose::both_ways;
 use crate::socket::Socket;
 use crate::stage::{Scenario, Stage, eventually, log, pause, scenario};
@@ -297,12 +298,7 @@ fn on_the_way(stage: &Stage) {
     client.shutdown(SHUT_WR);
     let fd = sys::recv_descriptor(to).expect("failed to receive a descriptor");
     let server = Socket::new("server", fd, stage.mode);
-    server.wait(POLLRDHUP);
-    server.poll(EVENTS);
-    server.recv_to_end();
-    let _ = server.send(100);
-    server.close();
-    client.recv_to_end();
+    answered_end(client, server);
 }
 
 /// A program that has the socket as its standard input and output.

@@ -3,6 +3,7 @@
 use libc::{POLLIN, POLLOUT, POLLPRI, POLLRDHUP, SHUT_RDWR, SHUT_WR};
 use workloads::sys;
 
+use crate::connect::with_early_bytes;
 use crate::socket::Socket;
 use crate::stage::{Pair, Scenario, Stage, background, eventually, log, pause, scenario};
 
@@ -138,12 +139,7 @@ fn fionread_first(stage: &Stage) {
 }
 
 fn fionread_before_accept(stage: &Stage) {
-    let listener = stage.listener();
-    let client = stage.socket();
-    let _ = client.logged("connect", stage.connect(client, listener));
-    let _ = client.send(100);
-    pause(20);
-    let server = stage.accept(listener);
+    let (client, server) = with_early_bytes(stage);
     server.fionread();
     let _ = client.send(100);
     pause(20);

@@ -3,6 +3,7 @@
 use libc::{MSG_DONTWAIT, MSG_ERRQUEUE, MSG_PEEK, MSG_TRUNC, MSG_WAITALL};
 use workloads::sys::{self, Outcome, text};
 
+use crate::connect::with_early_bytes;
 use crate::socket::Socket;
 use crate::stage::{Mode, Scenario, Stage, background, log, pause, scenario};
 
@@ -391,12 +392,7 @@ fn before_first_message(stage: &Stage) {
 
 /// Bytes that arrived before the connection was accepted, and after.
 fn sent_before_accept(stage: &Stage) {
-    let listener = stage.listener();
-    let client = stage.socket();
-    let _ = client.logged("connect", stage.connect(client, listener));
-    let _ = client.send(100);
-    pause(20);
-    let server = stage.accept(listener);
+    let (client, server) = with_early_bytes(stage);
     let _ = client.send(100);
     pause(20);
     server.poll(libc::POLLIN);

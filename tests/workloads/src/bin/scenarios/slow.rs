@@ -65,21 +65,24 @@ fn drained(sender: Socket, reader: Socket, total: usize) {
     let _ = sender.recv(200);
 }
 
+/// Filled up with messages of this size before anything is read.
+fn filled_and_drained(sender: Socket, reader: Socket, size: usize) {
+    let total = fill(sender, size);
+    sender.poll(POLLIN | POLLOUT | POLLRDHUP);
+    drained(sender, reader, total);
+}
+
 fn fill_and_drain(stage: &Stage) {
     both_ways(stage, |one, other| {
         for _ in 0..2 {
-            let total = fill(one, 16_384);
-            one.poll(POLLIN | POLLOUT | POLLRDHUP);
-            drained(one, other, total);
+            filled_and_drained(one, other, 16_384);
         }
     });
 }
 
 fn fill_small(stage: &Stage) {
     let pair = stage.warm();
-    let total = fill(pair.client, 700);
-    pair.client.poll(POLLIN | POLLOUT | POLLRDHUP);
-    drained(pair.client, pair.server, total);
+    filled_and_drained(pair.client, pair.server, 700);
 }
 
 fn fill_both_ways(stage: &Stage) {
@@ -243,9 +246,7 @@ fn send_timeout(stage: &Stage) {
 /// A connection filled up right from its first message.
 fn first_messages(stage: &Stage) {
     let pair = stage.fresh();
-    let total = fill(pair.client, 16_384);
-    pair.client.poll(POLLIN | POLLOUT | POLLRDHUP);
-    drained(pair.client, pair.server, total);
+    filled_and_drained(pair.client, pair.server, 16_384);
 }
 
 /// Unacknowledged bytes are counted until they are acknowledged.
